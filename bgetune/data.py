@@ -1,0 +1,256 @@
+"""The two file formats: a retrieval set (BEIR layout) and training examples (a superset of FlagEmbedding's JSONL).
+
+Every reader checks what it reads and names the file and line of the first mistake.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bgetune.errors import UserError
+from bgetune.files import atomic_file, write_jsonl
+
+SPLITS = ("train", "dev", "test")
+Qrels = dict[str, dict[str, int]]
+"""query id -> passage id -> relevance (above 0: relevant)."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Ids and texts, aligned; `source` names the file for messages, `lines` where each came from."""
+
+    ids: list[str]
+    texts: list[str]
+    titles: list[str] = field(default_factory=list)
+    source: Path = Path()
+    lines: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def full_texts(self) -> list[str]:
+        """Title and text joined by a space, as BEIR's own scripts do."""
+        if not self.titles:
+            return self.texts
+        return [f"{title} {text}".strip() for title, text in zip(self.titles, self.texts, strict=True)]
+
+    def where(self, i: int) -> str:
+        return f"{self.source}:{self.lines[i]}"
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """A corpus, queries, and which passage answers which query, by split."""
+
+    corpus: Texts
+    queries: Texts
+    qrels: dict[str, Qrels]
+
+    def queries_of(self, split: str) -> tuple[list[str], list[str]]:
+        """Ids and texts of the queries that have judgements in a split, in the order of queries.jsonl."""
+        judged = self.qrels[split]
+        rows = [i for i, query_id in enumerate(self.queries.ids) if query_id in judged]
+        return [self.queries.ids[i] for i in rows], [self.queries.texts[i] for i in rows]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training example: a query, its positives, its hard negatives, with ids and scores where known."""
+
+    query: str
+    pos: list[str]
+    neg: list[str]
+    query_id: str | None = None
+    pos_ids: list[str] | None = None
+    neg_ids: list[str] | None = None
+    pos_scores: list[float] | None = None
+    neg_scores: list[float] | None = None
+    neg_ranks: list[int] | None = None
+    prompt: str | None = None
+    source: str | None = None
+
+    def to_row(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if value is not None}
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (file:line, object) for each line that is not blank. Raises UserError on anything but objects."""
+    try:
+        file = open(path, encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder where a JSONL file is needed") from None
+    with file:
+        line = 0
+        try:
+            for line, text in enumerate(file, start=1):
+                if text.strip():
+                    where = f"{path}:{line}"
+                    yield where, _json_object(text, where)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}:{line + 1}: not UTF-8 text ({error.reason}); save the file as UTF-8") from None
+
+
+def _json_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected a JSON object, got {type(row).__name__}")
+    return row
+
+
+def _string(row: dict[str, Any], key: str, where: str, default: str | None = None) -> str:
+    value = row.get(key, default)
+    if value is None and default is None:
+        raise UserError(f'{where}: the key "{key}" is missing; the line has {", ".join(sorted(row)) or "no keys"}')
+    if not isinstance(value, str):
+        raise UserError(f'{where}: "{key}" must be a string, got {json.dumps(value)[:40]}')
+    return value
+
+
+def read_texts(path: Path, with_titles: bool) -> Texts:
+    """Read corpus.jsonl (`_id`, `title`, `text`) or queries.jsonl (`_id`, `text`)."""
+    ids: list[str] = []
+    texts: list[str] = []
+    titles: list[str] = []
+    lines: list[int] = []
+    first_line: dict[str, str] = {}
+    for where, row in json_lines(path):
+        text_id = _string(row, "_id", where)
+        title = (_string(row, "title", where, default="") if row.get("title") is not None else "") if with_titles else ""
+        text = _string(row, "text", where)
+        if not (title + text).strip():
+            raise UserError(f'{where}: the text of "{text_id}" is empty; remove the line or give it a text')
+        if not text_id or any(c.isspace() for c in text_id):
+            raise UserError(f"{where}: the id {text_id!r} is empty or has white space, which TREC run files cannot hold")
+        if text_id in first_line:
+            raise UserError(f'{where}: the id "{text_id}" was used before, at {first_line[text_id]}')
+        first_line[text_id] = where
+        ids.append(text_id)
+        texts.append(text)
+        titles.append(title)
+        lines.append(int(where.rpartition(":")[2]))
+    if not ids:
+        raise UserError(f"{path}: no line in it")
+    return Texts(ids, texts, titles if with_titles else [], path, lines)
+
+
+def read_qrels(path: Path, query_ids: set[str], passage_ids: set[str]) -> Qrels:
+    """Read a tab-separated file of query-id, corpus-id, score with a header line."""
+    qrels: Qrels = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text; save the file as UTF-8") from None
+    for number, line in enumerate(lines, start=1):
+        where, cells = f"{path}:{number}", line.split("\t")
+        if not line.strip() or (number == 1 and cells[0] == "query-id"):
+            continue
+        if len(cells) != 3:
+            raise UserError(f"{where}: expected query-id, corpus-id and score with tabs between, got {line[:60]!r}")
+        query_id, passage_id, score = (cell.strip() for cell in cells)
+        if query_id not in query_ids:
+            raise UserError(f'{where}: the query "{query_id}" is not in queries.jsonl')
+        if passage_id not in passage_ids:
+            raise UserError(f'{where}: the passage "{passage_id}" is not in corpus.jsonl')
+        try:
+            relevance = int(float(score))
+        except ValueError:
+            raise UserError(f"{where}: the score {score!r} is not a number") from None
+        qrels.setdefault(query_id, {})[passage_id] = relevance
+    without = [query_id for query_id, judged in qrels.items() if max(judged.values()) <= 0]
+    for query_id in without:
+        del qrels[query_id]
+    if not qrels:
+        raise UserError(f"{path}: no relevant passage for any query in it")
+    return qrels
+
+
+def read_retrieval_set(folder: Path) -> RetrievalSet:
+    """Read a folder in BEIR layout; splits without a qrels file are absent from `qrels`."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; a retrieval set is a folder in BEIR layout")
+    for name in ("corpus.jsonl", "queries.jsonl", "qrels"):
+        if not (folder / name).exists():
+            raise UserError(f"{folder / name}: missing; BEIR layout is corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv")
+    corpus = read_texts(folder / "corpus.jsonl", with_titles=True)
+    queries = read_texts(folder / "queries.jsonl", with_titles=False)
+    query_ids, passage_ids = set(queries.ids), set(corpus.ids)
+    files = {split: folder / "qrels" / f"{split}.tsv" for split in SPLITS}
+    qrels = {split: read_qrels(path, query_ids, passage_ids) for split, path in files.items() if path.exists()}
+    if not qrels:
+        raise UserError(f"{folder / 'qrels'}: none of train.tsv, dev.tsv, test.tsv is there")
+    return RetrievalSet(corpus, queries, qrels)
+
+
+def write_retrieval_set(folder: Path, data: RetrievalSet) -> None:
+    """Write a folder in BEIR layout; rows keep their order, qrels follow the order of the queries."""
+    corpus, queries = data.corpus, data.queries
+    titles = corpus.titles or [""] * len(corpus)
+    passages = zip(corpus.ids, titles, corpus.texts, strict=True)
+    write_jsonl(folder / "corpus.jsonl", ({"_id": i, "title": title, "text": text} for i, title, text in passages))
+    pairs = zip(queries.ids, queries.texts, strict=True)
+    write_jsonl(folder / "queries.jsonl", ({"_id": i, "text": text} for i, text in pairs))
+    for split, qrels in data.qrels.items():
+        with atomic_file(folder / "qrels" / f"{split}.tsv") as file:
+            file.write("query-id\tcorpus-id\tscore\n")
+            for query_id in queries.ids:
+                for passage_id, score in qrels.get(query_id, {}).items():
+                    file.write(f"{query_id}\t{passage_id}\t{score}\n")
+
+
+def _list_of(row: dict[str, Any], key: str, kinds: tuple[type, ...], where: str) -> list[Any] | None:
+    value = row.get(key)
+    if value is None:
+        return None
+    good = isinstance(value, list) and all(isinstance(v, kinds) and not isinstance(v, bool) for v in value)
+    if not good:
+        kind = "strings" if kinds == (str,) else "numbers"
+        raise UserError(f'{where}: "{key}" must be a list of {kind}, got {json.dumps(value)[:40]}')
+    return value
+
+
+def parse_example(row: dict[str, Any], where: str) -> Example:
+    """Check one line of a training file. Raises UserError with its file:line."""
+    query = _string(row, "query", where)
+    if not query.strip():
+        raise UserError(f'{where}: "query" is empty; remove the line or give it a text')
+    fields: dict[str, Any] = {}
+    for side in ("pos", "neg"):
+        texts = _list_of(row, side, (str,), where) or []
+        if any(not text.strip() for text in texts):
+            raise UserError(f'{where}: "{side}" holds an empty text; remove it')
+        fields[side] = texts
+        for suffix, kinds in (("ids", (str,)), ("scores", (int, float)), ("ranks", (int,))):
+            if side == "pos" and suffix == "ranks":
+                continue
+            values = _list_of(row, f"{side}_{suffix}", kinds, where)
+            if values is not None and len(values) != len(texts):
+                count = f"{len(values)} for {len(texts)} texts"
+                raise UserError(f'{where}: "{side}_{suffix}" must have one entry a text of "{side}", got {count}')
+            fields[f"{side}_{suffix}"] = values
+    if not fields["pos"]:
+        raise UserError(f'{where}: "pos" is missing or empty; every example needs a positive')
+    for key in ("query_id", "prompt", "source"):
+        fields[key] = _string(row, key, where) if row.get(key) is not None else None
+    return Example(query=query, **fields)
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Read training examples: ours, or FlagEmbedding's JSONL as it is. Keys of other tools are passed over."""
+    examples = [parse_example(row, where) for where, row in json_lines(path)]
+    if not examples:
+        raise UserError(f"{path}: no line in it")
+    return examples
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> int:
+    return write_jsonl(path, (example.to_row() for example in examples))

@@ -1,0 +1,61 @@
+"""How a user's mistake reaches the user: one line on stderr, exit code 2."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake the user can mend. The message names the option or file:line, the value, and what to do."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The hint that follows an unknown name.
+
+    >>> did_you_mean("learning_rat", ["learning_rate", "epochs"])
+    '; did you mean "learning_rate"?'
+    >>> did_you_mean("zzz", ["learning_rate"])
+    ''
+    """
+    close = get_close_matches(word, list(known), n=1)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def explain_os_error(error: OSError) -> str | None:
+    """One line for the file-system errors a user can mend, None for the others."""
+    where = error.filename or "the output folder"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}: the disk is full; free some room and run the same command again, it goes on from here"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{where}: no permission; choose an `output` folder that you may write to"
+    if error.errno == errno.ENOENT:
+        return f"{where}: no such file or folder"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        return f"{where}: {os.strerror(error.errno)}; move it away or choose another path"
+    return None
+
+
+def exit_code(program: Callable[[], int | None]) -> int:
+    """Run a program; turn a user's mistake into one line and 2, an interrupt into 130."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "httpcore", "huggingface_hub", "datasets", "bm25s", "faiss", "sentence_transformers"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        return program() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        line = explain_os_error(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on from here", file=sys.stderr)
+        return 130
