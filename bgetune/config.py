@@ -220,7 +220,9 @@ def check(config: JobConfig) -> JobConfig:
         if source.kind == "dataset":
             missing = {"query", "positive"} - set(source.columns)
             _require(not missing, f"{name}.columns", dict(source.columns), f"map {', '.join(sorted(missing))} as well")
-        _require(source.max_pairs is None or source.max_pairs >= 10, f"{name}.max_pairs", source.max_pairs, "10 or more")
+        _require(
+            source.max_pairs is None or source.max_pairs >= 10, f"{name}.max_pairs", source.max_pairs, "10 or more"
+        )
     _require(config.data.name not in config.data.guards, "data.guards", config.data.name, "the domain has that name")
     _require(mine.negatives_per_query >= 1, "mine.negatives_per_query", mine.negatives_per_query, "use at least 1")
     _require(1 <= mine.rank_first <= mine.rank_last, "mine.rank_first", mine.rank_first, "1 <= rank_first <= rank_last")

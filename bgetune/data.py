@@ -124,12 +124,16 @@ def read_texts(path: Path, with_titles: bool) -> Texts:
     first_line: dict[str, str] = {}
     for where, row in json_lines(path):
         text_id = _string(row, "_id", where)
-        title = (_string(row, "title", where, default="") if row.get("title") is not None else "") if with_titles else ""
+        title = (
+            (_string(row, "title", where, default="") if row.get("title") is not None else "") if with_titles else ""
+        )
         text = _string(row, "text", where)
         if not (title + text).strip():
             raise UserError(f'{where}: the text of "{text_id}" is empty; remove the line or give it a text')
         if not text_id or any(c.isspace() for c in text_id):
-            raise UserError(f"{where}: the id {text_id!r} is empty or has white space, which TREC run files cannot hold")
+            raise UserError(
+                f"{where}: the id {text_id!r} is empty or has white space, which TREC run files cannot hold"
+            )
         if text_id in first_line:
             raise UserError(f'{where}: the id "{text_id}" was used before, at {first_line[text_id]}')
         first_line[text_id] = where

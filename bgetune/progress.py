@@ -1,0 +1,21 @@
+"""One look for every progress bar: what, share done, rate, time left."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+
+def progress(total: int, label: str, unit: str, initial: int = 0) -> tqdm:
+    """A bar on stderr; in a log file it prints a line every ten seconds instead of many a second."""
+    return tqdm(
+        total=total,
+        desc=label,
+        unit=unit,
+        unit_scale=total >= 10_000,
+        initial=initial,
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,
+        leave=True,
+        dynamic_ncols=True,
+    )
