@@ -80,7 +80,7 @@ class Example:
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (file:line, object) for each line that is not blank. Raises UserError on anything but objects."""
     try:
-        file = open(path, encoding="utf-8")
+        file = open(path, encoding="utf-8")  # noqa: SIM115 - closed by the block below
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:

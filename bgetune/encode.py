@@ -83,15 +83,20 @@ def _report_cut(texts: Texts, cut: list[int], role: str, encoder: Encoder, confi
     )
 
 
-def encode_once(encoder: Encoder, texts: Texts, role: str, config: JobConfig, label: str, cache: Path) -> np.ndarray:
+def encode_once(
+    encoder: Encoder, texts: Texts, role: str, config: JobConfig, label: str, cache: Path, keep: bool = True
+) -> np.ndarray:
     """`encode`, kept in `cache` under the hash of the weights, the texts and the settings.
 
-    The name is the content: changed weights or texts can never be served from an older file.
+    The name is the content: changed weights or texts can never be served from an older file. With `keep`
+    off, what is there is used and nothing is added: for weights that the next step overwrites.
     """
     path = cache / f"{_key(encoder, texts, role, config)}.npy"
     if path.is_file():
         return np.load(path)
     vectors = encode(encoder, texts, role, config, label)
+    if not keep:
+        return vectors
     with atomic_file(path, "wb") as file:
         np.save(file, vectors)
     return vectors

@@ -15,7 +15,8 @@ Results = dict[str, dict[str, float]]
 
 METRICS = {
     "ndcg@10": nDCG @ 10,
-    "mrr@10": RR @ 10,
+    # cut at rank 10 below: `RR @ 10` would go to MS MARCO's script, which ranks ties the other way round
+    "mrr@10": RR,
     "recall@10": R @ 10,
     "recall@100": R @ 100,
     "map@100": AP @ 100,
@@ -25,7 +26,8 @@ METRICS = {
 def per_query(qrels: Qrels, results: Results, names: Sequence[str] = tuple(METRICS)) -> dict[str, np.ndarray]:
     """Each metric for each query of `qrels`, in its order; 0 for a query without results.
 
-    nDCG has trec_eval's linear gain, so it equals BEIR's and MTEB's; equal scores rank by passage id.
+    nDCG has trec_eval's linear gain, so it equals BEIR's and MTEB's; equal scores rank by passage id,
+    the later one first, as in trec_eval.
 
     Returns:
         Metric name -> float64 [Q], values from 0 to 1.
@@ -41,6 +43,8 @@ def per_query(qrels: Qrels, results: Results, names: Sequence[str] = tuple(METRI
     run = {query_id: found for query_id, found in results.items() if found}
     for metric in ir_measures.iter_calc(list(measures), qrels, run):
         values[measures[metric.measure]][position[metric.query_id]] = metric.value
+    if "mrr@10" in values:
+        values["mrr@10"][values["mrr@10"] < 1 / 10] = 0.0
     return values
 
 

@@ -18,11 +18,22 @@ from bgetune.metrics import Results
 
 
 def search_dense(
-    encoder: Encoder, queries: Texts, corpus: Texts, config: JobConfig, index: str, depth: int, cache: Path, label: str
+    encoder: Encoder,
+    queries: Texts,
+    corpus: Texts,
+    config: JobConfig,
+    index: str,
+    depth: int,
+    cache: Path,
+    label: str,
+    keep: bool = True,
 ) -> Results:
-    """Encode corpus and queries, build the index, search: the `depth` best passages of each query."""
-    passages = encode_once(encoder, corpus, "passage", config, f"{label} passages", cache)
-    questions = encode_once(encoder, queries, "query", config, f"{label} queries", cache)
+    """Encode corpus and queries, build the index, search: the `depth` best passages of each query.
+
+    `cache` and `keep` are those of `encode_once`.
+    """
+    passages = encode_once(encoder, corpus, "passage", config, f"{label} passages", cache, keep)
+    questions = encode_once(encoder, queries, "query", config, f"{label} queries", cache, keep)
     similarity = encoder.spec.similarity
     scores, rows = DenseIndex.build(passages, similarity, index).search(questions, depth)
     return as_results(queries.ids, corpus.ids, scores, rows)
@@ -42,8 +53,8 @@ def as_results(query_ids: Sequence[str], passage_ids: Sequence[str], scores: np.
 
 
 def write_trec_run(path: Path, results: Results, tag: str) -> None:
-    """Write `query Q0 passage rank score tag` lines, as trec_eval reads them."""
+    """Write `query Q0 passage rank score tag` lines, as trec_eval reads them; nine digits hold a float32 exactly."""
     with atomic_file(path) as file:
         for query_id, found in results.items():
             for rank, (passage_id, score) in enumerate(found.items(), start=1):
-                file.write(f"{query_id} Q0 {passage_id} {rank} {score:.6f} {tag}\n")
+                file.write(f"{query_id} Q0 {passage_id} {rank} {score:.9g} {tag}\n")

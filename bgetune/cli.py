@@ -1,0 +1,81 @@
+"""The `bgetune` command: one word for the job, one for each stage."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from bgetune import __version__
+from bgetune.errors import UserError, did_you_mean, exit_code
+
+_HELP = """usage: bgetune COMMAND --config FILE [--section.key VALUE ...]
+
+Fine-tune BGE and other embedding models on your own documents, and measure what it gained.
+
+  adapt      the whole job: prepare, mine, train, evaluate, export; run again to go on
+  data-prep  one step of data preparation: harvest, prepare, mine, validate
+  train      fine-tune on the mined examples
+  eval       measure base and tuned on every test split
+  export     write the folder other tools read, and check it in each of them
+
+  bgetune COMMAND --help                            every option of a command, with its default
+  bgetune adapt --config C --print_config           the configuration as it would be used
+  bgetune adapt --config C --train.epochs 2         a flag wins over the file
+
+Several processes: accelerate launch -m bgetune.train --config C
+Start here:        bgetune adapt --config configs/quickstart.yaml
+"""
+
+
+def _adapt(words: Sequence[str]) -> int:
+    from bgetune.adapt import adapt
+
+    return exit_code(lambda: adapt(words))
+
+
+def _export(words: Sequence[str]) -> int:
+    from bgetune.hub import export
+    from bgetune.run import run_stage
+
+    return run_stage("export", export, words, prog="bgetune export")
+
+
+def _stage(package: str) -> Callable[[Sequence[str]], int]:
+    # by name, because the core imports no stage
+    return lambda words: import_module(f"bgetune.{package}.__main__").main(words)
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "adapt": _adapt,
+    "data-prep": _stage("data_prep"),
+    "train": _stage("train"),
+    "eval": _stage("eval"),
+    "export": _export,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"bgetune {__version__}")
+        return 0
+    command = _COMMANDS.get(words[0])
+    if command is None:
+        return exit_code(lambda: _refuse(words[0]))
+    return command(words[1:])
+
+
+def _refuse(word: str) -> int:
+    raise UserError(f"unknown command {word!r}{did_you_mean(word, _COMMANDS)}; known: {', '.join(_COMMANDS)}")
+
+
+def entry() -> None:
+    raise SystemExit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,46 @@
+"""Export: one folder that sentence-transformers, FlagEmbedding and transformers all read, with a model card."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from bgetune.card import model_card
+from bgetune.config import JobConfig
+from bgetune.encoder import Encoder
+from bgetune.errors import UserError
+from bgetune.files import atomic_folder, read_json, write_json, write_text
+from bgetune.run import Run, weights_files_hash
+from bgetune.verify import compare_readers, difference_table
+
+log = logging.getLogger("bgetune")
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# half precision weights are read back in half precision by some readers, so that their sums differ
+_TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 5e-2}
+
+
+def export(config: JobConfig, run: Run) -> None:
+    """Write `export/` from the best checkpoint and compare every reader's vectors with ours.
+
+    Raises:
+        UserError: a reader gives other vectors than we do; nothing is left behind then.
+    """
+    encoder = Encoder.load_folder(run.best, config.model)
+    report = read_json(run.report / "report.json")
+    stats = read_json(run.examples.parent / "stats.json")
+    with atomic_folder(run.export) as folder:
+        encoder.save(folder, _DTYPES[config.export.dtype])
+        write_text(folder / "README.md", model_card(config, encoder.spec, report, stats, weights_files_hash(run.best)))
+        written = Encoder.load_folder(folder, config.model)
+        differences = compare_readers(folder, written)
+        worst = max(differences.values())
+        limit = _TOLERANCE[config.export.dtype]
+        log.info("export: largest difference from our own vectors\n%s", difference_table(differences))
+        if worst > limit:
+            raise UserError(f"export: a reader's vectors differ from ours by {worst:.2e}, more than {limit:.0e}")
+        write_json(
+            folder / "bgetune.json", {"largest_difference": {k: float(f"{v:.1e}") for k, v in differences.items()}}
+        )
+    log.info("export: %s", run.export)

@@ -1,0 +1,1 @@
+"""Raw text to training examples: harvest, prepare, mine, validate."""

@@ -1,0 +1,113 @@
+"""`python -m data_prep harvest | prepare | mine | validate`: raw text to training examples."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from bgetune.config import JobConfig, SourceConfig
+from bgetune.data import write_retrieval_set
+from bgetune.errors import UserError, did_you_mean, exit_code
+from bgetune.files import atomic_folder
+from bgetune.run import Run, run_stage
+
+log = logging.getLogger("bgetune")
+
+HELP = """usage: python -m data_prep COMMAND ...
+
+Raw text to training examples.
+
+  harvest --out DIR [--packages stdlib | NAME ...]   make a retrieval set out of installed Python code
+  validate PATH                                      check a BEIR folder or a training JSONL, name every bad line
+  prepare --config FILE                              stage 1 of a job: read the domain and the guards into BEIR layout
+  mine --config FILE                                 stage 2 of a job: find hard negatives with the base model
+
+`python -m data_prep COMMAND --help` shows a command's options. A BEIR folder holds corpus.jsonl (_id, title, text),
+queries.jsonl (_id, text) and qrels/{train,dev,test}.tsv (query-id, corpus-id, score). See configs/ for jobs.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake by raising UserError, never by printing usage and exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; --help shows the options")
+
+
+def _prepare(config: JobConfig, run: Run) -> None:
+    from .prepare import prepare
+
+    prepare(config, run)
+
+
+def _mine(config: JobConfig, run: Run) -> None:
+    from .mine import mine  # imports torch
+
+    mine(config, run)
+
+
+def _harvest(argv: Sequence[str]) -> None:
+    from .harvest import harvest
+    from .prepare import describe
+
+    parser = _Parser(prog="python -m data_prep harvest", description="Installed code as a BEIR folder.")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--packages", nargs="+", default=["stdlib"], help="`stdlib` (default) or installed packages")
+    parser.add_argument("--max-pairs", type=int, help="keep at most this many functions (the first by hash)")
+    parser.add_argument("--seed", type=int, default=0, help="decides the split (default 0)")
+    parser.add_argument("--guard", action="store_true", help="all queries become test, none train or dev")
+    options = parser.parse_args(argv)
+    if options.max_pairs is not None and options.max_pairs < 10:
+        raise UserError(f"--max-pairs: {options.max_pairs} will not do; 10 or more")
+    _refuse_foreign_files(options.out)
+    source = SourceConfig(
+        kind="harvest", packages=tuple(options.packages), max_pairs=options.max_pairs, seed=options.seed
+    )
+    data = harvest(source, options.guard, "--packages")
+    with atomic_folder(options.out) as folder:
+        write_retrieval_set(folder, data)
+    log.info("harvest: %s: %s", options.out, describe(data))
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    """The folder is replaced as a whole, so it must be new, empty or an earlier retrieval set."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out: {folder} is a file; name a folder")
+    known = {"corpus.jsonl", "queries.jsonl", "qrels"}
+    if folder.is_dir() and {path.name for path in folder.iterdir()} - known:
+        raise UserError(f"--out: {folder} holds files that are not a retrieval set's; choose a new or empty folder")
+
+
+def _validate(argv: Sequence[str]) -> int:
+    from .validate import validate
+
+    parser = _Parser(prog="python -m data_prep validate", description="Name every bad line, or count.")
+    parser.add_argument("path", type=Path, help="a BEIR folder or a training JSONL")
+    return validate(parser.parse_args(argv).path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (0 good, 2 the user's mistake)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "harvest": lambda rest: exit_code(lambda: _harvest(rest)),
+        "prepare": lambda rest: run_stage("prepare", _prepare, rest, prog="python -m data_prep prepare"),
+        "mine": lambda rest: run_stage("mine", _mine, rest, prog="python -m data_prep mine"),
+        "validate": lambda rest: exit_code(lambda: _validate(rest)),
+    }
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0 if words else 2
+    if words[0] not in commands:
+        hint = did_you_mean(words[0], commands) or f"; choose one of {', '.join(commands)}"
+        print(f"error: unknown command {words[0]!r}{hint}", file=sys.stderr)
+        return 2
+    return commands[words[0]](words[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""From a SourceConfig to a retrieval set: a BEIR folder, FlagEmbedding's JSONL, `datasets`, installed code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bgetune.config import SourceConfig
+from bgetune.data import SPLITS, Example, Qrels, RetrievalSet, Texts, json_lines, parse_example, read_retrieval_set
+from bgetune.errors import UserError
+
+from .harvest import harvest
+from .rows import Row, assemble
+from .split import cut, stable_hash
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A retrieval set; `given`: the examples of its train split with the negatives that came in the data."""
+
+    data: RetrievalSet
+    given: list[Example] | None = None
+
+
+def load(source: SourceConfig, option: str, guard: bool) -> Loaded:
+    """Read one source and cut the splits it lacks.
+
+    Args:
+        source: what to read; `max_pairs` keeps the first queries by hash of (seed, query id), the corpus stays whole.
+        option: the source's option, e.g. `data.domain`, for messages.
+        guard: only a test split is needed, and only it is kept.
+
+    Returns:
+        A domain's set has the splits train, dev and test, a guard's has test.
+
+    Raises:
+        UserError: the data are missing or broken, with file:line or the option; a split is empty and cannot be cut.
+    """
+    if source.kind == "harvest":
+        data, given = harvest(source, guard, f"{option}.packages"), None
+    else:
+        data, given = _read(source, option)
+        if source.max_pairs is not None:
+            data = _limited(data, source.max_pairs, source.seed)
+        data = _with_all_splits(data, source, option, guard)
+    for split in ("test",) if guard else SPLITS:
+        if not data.qrels.get(split):
+            raise UserError(
+                f"{option}: no query is left for the {split} split of {_named(source)}; give it more queries"
+            )
+    if guard:
+        return Loaded(_only_test(data))
+    if given is not None:
+        given = [example for example in given if example.query_id in data.qrels["train"]]
+    return Loaded(data, given)
+
+
+def _named(source: SourceConfig) -> str:
+    return source.path or " ".join(source.packages)
+
+
+def _read(source: SourceConfig, option: str) -> tuple[RetrievalSet, list[Example] | None]:
+    path = Path(source.path)
+    if source.kind == "beir":
+        if not path.is_dir():
+            found = "is a file" if path.exists() else "does not exist"
+            raise UserError(
+                f"{option}.path: {path} {found}; kind beir needs a folder with corpus.jsonl, queries.jsonl, qrels/"
+            )
+        return read_retrieval_set(path), None
+    if source.kind == "flagembedding":
+        return assemble(_flagembedding_rows(path, f"{option}.path"), path)
+    from .hf import dataset_rows  # `datasets` takes seconds to import
+
+    return assemble(dataset_rows(source, option), path)
+
+
+def _flagembedding_rows(path: Path, option: str) -> Iterator[Row]:
+    if not path.exists():
+        raise UserError(f"{option}: {path} does not exist; kind flagembedding needs a JSONL file or a folder of them")
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"{option}: the folder {path} holds no *.jsonl file")
+    for file in files:
+        for where, row in json_lines(file):
+            yield Row(where, parse_example(row, where))
+
+
+def _limited(data: RetrievalSet, max_pairs: int, seed: int) -> RetrievalSet:
+    """The first queries by hash whose judgements are at most `max_pairs` together."""
+    judged = [(query_id, split) for split in data.qrels for query_id in data.qrels[split]]
+    kept: dict[str, Qrels] = {split: {} for split in data.qrels}
+    room = max_pairs
+    for query_id, split in sorted(judged, key=lambda pair: (stable_hash(seed, pair[0]), pair[1])):
+        judgements = data.qrels[split][query_id]
+        if len(judgements) > room:
+            break
+        room -= len(judgements)
+        kept[split][query_id] = judgements
+    return replace(data, qrels={split: qrels for split, qrels in kept.items() if qrels})
+
+
+def _with_all_splits(data: RetrievalSet, source: SourceConfig, option: str, guard: bool) -> RetrievalSet:
+    """Cut the splits that are needed and missing from train; those that are there stay as they are."""
+    shares = {"test": source.test_share, "dev": source.dev_share}
+    needed = ("test",) if guard else ("test", "dev")
+    missing = [(split, shares[split]) for split in needed if split not in data.qrels]
+    if "train" in data.qrels:
+        return replace(data, qrels={**data.qrels, **cut(data, missing, source.seed)}) if missing else data
+    if missing or not guard:
+        lacking = ", ".join(["train", *(split for split, _ in missing)] if not guard else ["test"])
+        raise UserError(
+            f"{option}: {_named(source)} has no {lacking} split, and there is no train split to cut it from"
+        )
+    return data
+
+
+def _only_test(data: RetrievalSet) -> RetrievalSet:
+    """The set without the queries that are not test's."""
+    ids, texts = data.queries_of("test")
+    return RetrievalSet(data.corpus, Texts(ids, texts), {"test": data.qrels["test"]})

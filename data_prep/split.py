@@ -1,0 +1,102 @@
+"""Cutting a set into train, dev and test so that nothing of one side can be known from another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from bgetune.data import Qrels, RetrievalSet
+
+from .neardup import near_duplicates, words_of
+
+
+def stable_hash(seed: int, key: str) -> str:
+    """A hash that is the same on every machine: decides orders and choices by seed."""
+    return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
+
+
+def fill(sizes: Sequence[int], shares: Sequence[tuple[str, float]]) -> list[str]:
+    """A split for each group of queries, in the given order: the first that fit into each share; the rest is train.
+
+    A share that no group fits into gets the smallest one left, so that no split is empty while groups last.
+
+    >>> fill([1, 6, 1, 2], [("test", 0.2), ("dev", 0.1)])
+    ['test', 'train', 'test', 'dev']
+    """
+    splits = ["train"] * len(sizes)
+    for name, share in shares:
+        room = share * sum(sizes)
+        free = [i for i, split in enumerate(splits) if split == "train"]
+        for i in free:
+            if sizes[i] <= room:
+                splits[i] = name
+                room -= sizes[i]
+        if free and name not in splits:
+            splits[min(free, key=lambda i: (sizes[i], i))] = name
+    return splits
+
+
+def cut(data: RetrievalSet, shares: Sequence[tuple[str, float]], seed: int) -> dict[str, Qrels]:
+    """Cut new splits from the train queries.
+
+    Queries that are near-duplicates (token Jaccard >= 0.8) or share a positive stay together; such groups are ordered
+    by the hash of (seed, their smallest query id).
+
+    Args:
+        data: a set with a train split.
+        shares: (split, share of the train queries) for each split to cut, e.g. [("test", 0.2), ("dev", 0.1)].
+
+    Returns:
+        Split -> qrels, `train` and the new ones; a split without a query is absent.
+    """
+    train = data.qrels["train"]
+    ids, texts = data.queries_of("train")
+    groups = sorted(_groups(ids, texts, train), key=lambda group: stable_hash(seed, group[0]))
+    splits = fill([len(group) for group in groups], shares)
+    home = {query_id: split for group, split in zip(groups, splits, strict=True) for query_id in group}
+    qrels: dict[str, Qrels] = {}
+    for query_id in ids:
+        qrels.setdefault(home[query_id], {})[query_id] = train[query_id]
+    return qrels
+
+
+def _groups(ids: Sequence[str], texts: Sequence[str], qrels: Qrels) -> list[list[str]]:
+    """Sorted lists of the query ids that must stay together."""
+    by_words: dict[frozenset[str], list[str]] = {}
+    by_passage: dict[str, list[str]] = {}
+    # one text for each set of words: thousands of equal queries would be millions of pairs
+    example: dict[frozenset[str], str] = {}
+    for query_id, text in zip(ids, texts, strict=True):
+        by_words.setdefault(words_of(text), []).append(query_id)
+        example.setdefault(words_of(text), text)
+        for passage_id, relevance in qrels[query_id].items():
+            if relevance > 0:
+                by_passage.setdefault(passage_id, []).append(query_id)
+    keys = list(by_words)
+    distinct = [example[key] for key in keys]
+    alike = ([by_words[keys[i]][0], by_words[keys[j]][0]] for i, j in near_duplicates(distinct, distinct) if i < j)
+    return _connected(ids, [*by_words.values(), *by_passage.values(), *alike])
+
+
+def _connected(ids: Iterable[str], links: Iterable[Sequence[str]]) -> list[list[str]]:
+    """Union-find: the groups that the links make of the ids, each sorted.
+
+    >>> _connected(["a", "b", "c", "d"], [["a", "c"], ["c", "d"]])
+    [['a', 'c', 'd'], ['b']]
+    """
+    parent = {item: item for item in ids}
+
+    def root(item: str) -> str:
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    for link in links:
+        for other in link[1:]:
+            first, second = sorted((root(link[0]), root(other)))
+            parent[second] = first
+    groups: dict[str, list[str]] = {}
+    for item in sorted(parent):
+        groups.setdefault(root(item), []).append(item)
+    return list(groups.values())

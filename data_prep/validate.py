@@ -1,0 +1,137 @@
+"""Every bad line of a BEIR folder or a training JSONL, not only the first."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bgetune.data import SPLITS, parse_example, read_examples, read_retrieval_set
+from bgetune.errors import UserError
+
+SHOWN = 20
+
+
+def validate(path: Path) -> int:
+    """Check a BEIR folder or a training JSONL; print its counts, or the bad lines (the first 20, then how many).
+
+    Returns:
+        The exit code: 0 when all is good, 2 else.
+
+    Raises:
+        UserError: there is no such path, or a file of the folder is missing.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; name a BEIR folder or a training JSONL")
+    problems = list(_bad_lines_of_set(path) if path.is_dir() else _bad_lines_of_examples(path))
+    for problem in problems[:SHOWN]:
+        print(f"error: {problem}", file=sys.stderr)
+    if len(problems) > SHOWN:
+        print(f"error: and {len(problems) - SHOWN} more bad lines", file=sys.stderr)
+    if problems:
+        return 2
+    # the readers have the last word: what validate calls good, the stages read
+    print(_counts_of_set(path) if path.is_dir() else _counts_of_examples(path))
+    return 0
+
+
+def _counts_of_set(folder: Path) -> str:
+    data = read_retrieval_set(folder)
+    lines = [f"{folder}: {len(data.corpus):,} passages, {len(data.queries):,} queries"]
+    for split, qrels in data.qrels.items():
+        relevant = sum(score > 0 for judged in qrels.values() for score in judged.values())
+        lines.append(f"  {split}: {len(qrels):,} queries with {relevant:,} relevant passages")
+    lines += [f"  {split}: absent" for split in SPLITS if split not in data.qrels]
+    return "\n".join(lines)
+
+
+def _counts_of_examples(path: Path) -> str:
+    examples = read_examples(path)
+    pos, neg = sum(len(e.pos) for e in examples), sum(len(e.neg) for e in examples)
+    return f"{path}: {len(examples):,} examples with {pos:,} positives and {neg:,} negatives"
+
+
+def _bad_lines_of_examples(path: Path) -> Iterator[str]:
+    def check(row: dict[str, Any], where: str) -> None:
+        parse_example(row, where)
+
+    yield from _bad_rows(path, check)
+
+
+def _bad_lines_of_set(folder: Path) -> Iterator[str]:
+    for name in ("corpus.jsonl", "queries.jsonl", "qrels"):
+        if not (folder / name).exists():
+            raise UserError(f"{folder / name}: missing; BEIR layout is corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv")
+    ids: dict[str, set[str]] = {}
+    for name, titled in (("corpus.jsonl", True), ("queries.jsonl", False)):
+        first: dict[str, str] = {}
+        yield from _bad_rows(folder / name, partial(_check_text, first=first, titled=titled))
+        ids[name] = set(first)
+    for split in SPLITS:
+        if (folder / "qrels" / f"{split}.tsv").exists():
+            yield from _bad_judgements(folder / "qrels" / f"{split}.tsv", ids["queries.jsonl"], ids["corpus.jsonl"])
+
+
+def _bad_rows(path: Path, check: Callable[[dict[str, Any], str], None]) -> Iterator[str]:
+    """What is wrong with each line of a JSONL file that is wrong."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        where = f"{path}:{number}"
+        try:
+            if not line.strip():
+                continue
+            row = json.loads(line.decode())
+            if not isinstance(row, dict):
+                raise UserError(f"{where}: expected a JSON object, got {type(row).__name__}; write one object a line")
+            check(row, where)
+        except UnicodeDecodeError as error:
+            yield f"{where}: not UTF-8 text ({error.reason}); save the file as UTF-8"
+        except json.JSONDecodeError as error:
+            yield f"{where}: not valid JSON ({error.msg} at column {error.colno}); write one object a line"
+        except UserError as error:
+            yield str(error)
+
+
+def _check_text(row: dict[str, Any], where: str, first: dict[str, str], titled: bool) -> None:
+    """One row of corpus.jsonl (titled) or queries.jsonl; `first` collects id -> file:line."""
+    for key in ("_id", "text"):
+        if not isinstance(row.get(key), str):
+            there = ", ".join(sorted(row)) or "no keys"
+            raise UserError(f'{where}: "{key}" must be there and be a string; the line has {there}')
+    text_id, title = row["_id"], row.get("title") if titled else None
+    title = "" if title is None else title
+    if text_id in first:
+        raise UserError(f'{where}: the id "{text_id}" was used before, at {first[text_id]}; give each text its own')
+    first[text_id] = where
+    if not text_id or any(c.isspace() for c in text_id):
+        raise UserError(f"{where}: the id {text_id!r} is empty or has white space, which TREC run files cannot hold")
+    if not isinstance(title, str):
+        raise UserError(f'{where}: "title" must be a string, got {json.dumps(title)[:40]}')
+    if not (title + row["text"]).strip():
+        raise UserError(f'{where}: the text of "{text_id}" is empty; remove the line or give it a text')
+
+
+def _bad_judgements(path: Path, query_ids: set[str], passage_ids: set[str]) -> Iterator[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        yield f"{path}: not UTF-8 text; save the file as UTF-8"
+        return
+    for number, line in enumerate(lines, start=1):
+        where, cells = f"{path}:{number}", [cell.strip() for cell in line.split("\t")]
+        if not line.strip() or (number == 1 and cells[0] == "query-id"):
+            continue
+        if len(cells) != 3:
+            yield f"{where}: expected query-id, corpus-id and score with tabs between, got {line[:60]!r}"
+            continue
+        if cells[0] not in query_ids:
+            yield f'{where}: the query "{cells[0]}" is not in queries.jsonl; add it or remove the line'
+        if cells[1] not in passage_ids:
+            yield f'{where}: the passage "{cells[1]}" is not in corpus.jsonl; add it or remove the line'
+        try:
+            int(float(cells[2]))
+        except (ValueError, OverflowError):
+            yield f"{where}: the score {cells[2]!r} is not a number; use 0, 1, 2, ..."

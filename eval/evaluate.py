@@ -1,0 +1,80 @@
+"""The stage: search every test split with base and tuned, each over an index built from its own weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bgetune.config import JobConfig
+from bgetune.encoder import Encoder, autocast_dtype
+from bgetune.files import atomic_folder, write_text
+from bgetune.metrics import Results
+from bgetune.run import Run, is_main_process
+from bgetune.search import search_bm25, search_dense, write_trec_run
+
+from .markdown import to_markdown
+from .report import build_report, to_json
+from .sets import VERSIONS, EvalSet, read_eval_set
+from .terminal import print_report
+
+Retriever = Callable[[Encoder, EvalSet, JobConfig, Path, str], Results]
+"""Encoder, set, job, folder for vectors, label of the progress bar -> results."""
+
+
+def _dense(encoder: Encoder, test: EvalSet, config: JobConfig, cache: Path, label: str) -> Results:
+    settings = config.eval
+    return search_dense(encoder, test.queries, test.corpus, config, settings.index, settings.depth, cache, label)
+
+
+RETRIEVERS: dict[str, Retriever] = {"dense": _dense}
+"""What an encoder can be searched with; each is measured for base and for tuned."""
+
+
+def evaluate(config: JobConfig, run: Run) -> None:
+    """Measure base and tuned on the domain and every guard; write `report/`, print the table and the report's path.
+
+    Raises:
+        UserError: a set has no test split, or a model cannot be loaded.
+    """
+    if not is_main_process():
+        return  # one process measures; the others of an accelerate launch would write the same files
+    roles = {config.data.name: "domain", **dict.fromkeys(config.data.guards, "guard")}
+    sets = [read_eval_set(name, role, run) for name, role in roles.items()]
+    for test in sets:
+        test.found["bm25"] = {"base": search_bm25(test.queries, test.corpus, config.eval.depth)}
+    made_by: dict[str, str | None] = {"name": config.model.name_or_path, "revision": config.model.revision}
+    for version in VERSIONS:  # one model in memory at a time
+        made_by.update(_search_all(version, sets, config, run))
+    report = build_report(config, sets, made_by)
+    with atomic_folder(run.report) as folder:
+        _write_runs(folder / "runs", sets)
+        write_text(folder / "report.json", to_json(report))
+        write_text(folder / "report.md", to_markdown(report, run.config_file))
+    print_report(report)
+    print(f"report: {run.report / 'report.md'}", flush=True)
+
+
+def _search_all(version: str, sets: list[EvalSet], config: JobConfig, run: Run) -> dict[str, str]:
+    """Search every set with one version of the encoder; returns its hash, and what it ran on."""
+    loaded = Encoder.load(config.model) if version == "base" else Encoder.load_folder(run.best, config.model)
+    encoder = loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+    for test in sets:
+        for name, retrieve in RETRIEVERS.items():
+            results = retrieve(encoder, test, config, run.vectors, f"{version} {test.name}")
+            test.found.setdefault(name, {})[version] = results
+    dtype = autocast_dtype(config.encode_precision, encoder.device) or torch.float32
+    return {
+        f"{version}_weights": encoder.weights_hash(),
+        "device": encoder.device.type,
+        "precision": str(dtype).removeprefix("torch."),
+    }
+
+
+def _write_runs(folder: Path, sets: list[EvalSet]) -> None:
+    for test in sets:
+        for retriever, versions in test.found.items():
+            for version, results in versions.items():
+                path = folder / f"{test.name}.{retriever}.{version}.trec"
+                write_trec_run(path, results, f"{retriever}.{version}")

@@ -1,0 +1,1 @@
+"""The stage that fine-tunes: training examples in, checkpoints out."""

@@ -1,0 +1,64 @@
+"""The per-step log: JSON lines in a file, and the same values to the trackers asked for.
+
+The file holds no times, so that two runs of one job give the same bytes; rates go to the trackers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from bgetune.config import JobConfig
+from bgetune.config_io import flatten, to_dict
+from bgetune.errors import UserError
+from bgetune.files import write_text
+
+
+class TrainLog:
+    """Appends lines; a resumed run first cuts the file back to where its checkpoint was."""
+
+    def __init__(self, path: Path, lines: int, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines] if path.exists() else []
+        write_text(path, "".join(kept))
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open for the whole run
+        self.lines = len(kept)
+
+    def write(self, step: int, values: dict[str, Any], rates: dict[str, float] | None = None) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        self.lines += 1
+        self._accelerator.log({**values, **(rates or {})}, step=step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._accelerator.end_training()
+
+
+def start_trackers(accelerator: Accelerator, config: JobConfig) -> None:
+    """Start Weights & Biases and TensorBoard where the configuration names them; their files go to `logs/`.
+
+    Raises:
+        UserError: W&B wants a login that is not there.
+    """
+    if not config.train.report_to:
+        return
+    output = Path(config.output)
+    flat = flatten(to_dict(config))
+    # TensorBoard takes scalars and strings only
+    plain = {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in flat.items()}
+    # the id is the output's, so that a resumed run goes on in the same W&B run
+    run_id = hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]
+    wandb = {"name": output.name, "id": run_id, "resume": "allow", "dir": str(output / "logs")}
+    try:
+        accelerator.init_trackers("bgetune", config=plain, init_kwargs={"wandb": wandb})
+    except Exception as error:
+        if type(error).__module__.startswith("wandb"):
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"train.report_to: wandb: {reason}; run `wandb login`, or set WANDB_MODE=offline") from None
+        raise
