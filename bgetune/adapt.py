@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from bgetune.config import JobConfig
 from bgetune.config_io import parse_job
 from bgetune.errors import UserError
-from bgetune.run import STAGES, Run, Stage, add_run_options, holds, only_one, open_run
+from bgetune.run import Run, only_one, open_run
+from bgetune.stages import STAGES, Stage, add_run_options, holds
 
 log = logging.getLogger("bgetune")
 

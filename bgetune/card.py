@@ -28,7 +28,7 @@ def model_card(
         "## Measured gain",
         _gain_table(report),
         "Base and tuned were measured on the same test queries with indexes rebuilt from their own weights; the "
-        "interval is a 95 % bootstrap over queries, p is from a paired randomisation test. Training never saw the guards.",
+        "interval is a 95 % bootstrap over queries, p is from a paired randomisation test. Training saw no guard.",
         "## Use",
         _usage(config, spec),
         "## Training",

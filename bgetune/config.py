@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -223,6 +224,13 @@ def check(config: JobConfig) -> JobConfig:
         _require(
             source.max_pairs is None or source.max_pairs >= 10, f"{name}.max_pairs", source.max_pairs, "10 or more"
         )
+    for name in (config.data.name, *config.data.guards):
+        plain = bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*", name))
+        _require(
+            plain, "data.name" if name == config.data.name else "data.guards", name, "use letters, digits, - and _"
+        )
+    for option, seed in {"mine.seed": mine.seed, "train.seed": train.seed, "eval.seed": evaluation.seed}.items():
+        _require(seed >= 0, option, seed, "use 0 or more")
     _require(config.data.name not in config.data.guards, "data.guards", config.data.name, "the domain has that name")
     _require(mine.negatives_per_query >= 1, "mine.negatives_per_query", mine.negatives_per_query, "use at least 1")
     _require(1 <= mine.rank_first <= mine.rank_last, "mine.rank_first", mine.rank_first, "1 <= rank_first <= rank_last")

@@ -103,7 +103,18 @@ def _json_object(text: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected a JSON object, got {type(row).__name__}")
+    if "\\ud" in text.lower() and _has_lone_surrogate(row):
+        raise UserError(f"{where}: an escape \\uD800 to \\uDFFF without its other half; it is no character, remove it")
     return row
+
+
+def _has_lone_surrogate(row: dict[str, Any]) -> bool:
+    """Valid JSON, but no text: it could be read and never be written again."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _string(row: dict[str, Any], key: str, where: str, default: str | None = None) -> str:
@@ -166,8 +177,11 @@ def read_qrels(path: Path, query_ids: set[str], passage_ids: set[str]) -> Qrels:
             raise UserError(f'{where}: the passage "{passage_id}" is not in corpus.jsonl')
         try:
             relevance = int(float(score))
-        except ValueError:
+            whole = relevance == float(score)
+        except (ValueError, OverflowError):  # OverflowError: inf
             raise UserError(f"{where}: the score {score!r} is not a number") from None
+        if not whole:
+            raise UserError(f"{where}: the score {score} is not whole; trec_eval's grades are 0, 1, 2, ...")
         qrels.setdefault(query_id, {})[passage_id] = relevance
     without = [query_id for query_id, judged in qrels.items() if max(judged.values()) <= 0]
     for query_id in without:

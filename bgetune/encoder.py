@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from bgetune.config import ModelConfig, Precision
@@ -50,14 +52,14 @@ class Encoder(nn.Module):
             architecture = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
             backbone = _load_backbone(AutoModel, folder, architecture, trust)
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             if "trust_remote_code" in reason:
                 reason = "it brings Python code of its own; read that code, then set model.trust_remote_code: true"
             raise UserError(f"model.name_or_path: {folder} cannot be loaded: {reason[:300]}") from None
         encoder = cls(backbone.to(torch.float32), tokenizer, read_spec(folder, config))
         encoder._refuse_too_long()
-        return encoder
+        return encoder.to(this_device())
 
     def _refuse_too_long(self) -> None:
         limit = self.longest_input
@@ -146,6 +148,13 @@ def _has_pooler(auto_model: Any, architecture: Any) -> bool:
         return False
     model_class = auto_model._model_mapping[type(architecture)]
     return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+
+
+def this_device() -> torch.device:
+    """Where this process computes: its own card under a launcher, the first card, Apple's GPU, or the processor."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:

@@ -11,7 +11,8 @@ from bgetune.config import JobConfig
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
 from bgetune.files import atomic_folder, read_json, write_json, write_text
-from bgetune.run import Run, weights_files_hash
+from bgetune.run import Run
+from bgetune.stages import weights_files_hash
 from bgetune.verify import compare_readers, difference_table
 
 log = logging.getLogger("bgetune")

@@ -34,7 +34,7 @@ def per_query(qrels: Qrels, results: Results, names: Sequence[str] = tuple(METRI
 
     >>> qrels = {"q": {"a": 2, "b": 1}}
     >>> values = per_query(qrels, {"q": {"b": 0.9, "c": 0.5, "a": 0.4}})
-    >>> round(values["ndcg@10"][0], 4), values["mrr@10"][0]  # (1 + 2/2) / (2 + 1/log2(3))
+    >>> round(float(values["ndcg@10"][0]), 4), float(values["mrr@10"][0])  # (1 + 2/2) / (2 + 1/log2(3))
     (0.7602, 1.0)
     """
     measures = {METRICS[name]: name for name in names}

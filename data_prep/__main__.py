@@ -13,7 +13,8 @@ from bgetune.config import JobConfig, SourceConfig
 from bgetune.data import write_retrieval_set
 from bgetune.errors import UserError, did_you_mean, exit_code
 from bgetune.files import atomic_folder
-from bgetune.run import Run, run_stage
+from bgetune.run import Run
+from bgetune.stages import run_stage
 
 log = logging.getLogger("bgetune")
 

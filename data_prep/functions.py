@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+_LEAST_WORDS = 5
+_LEAST_LINES = 4
+
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -23,10 +26,11 @@ class Function:
 
 
 def functions_in(path: Path, name: str) -> Iterator[Function]:
-    """The public documented functions and methods of one file, in the order of the file.
+    """The documented functions and methods of one file, in the order of the file.
 
-    Left out: names that start with "_", functions inside functions (no caller can reach them), bodies that are only the
-    docstring, and files this Python cannot parse (templates, code for other versions).
+    Left out: summaries of fewer than five words and functions of fewer than four lines ("Return the name." is no
+    query, `return self._name` no answer), functions inside functions (their docstring is in the parent's code), and
+    files this Python cannot parse (templates, code for other versions).
     """
     try:
         with tokenize.open(path) as file, warnings.catch_warnings():
@@ -39,8 +43,11 @@ def functions_in(path: Path, name: str) -> Iterator[Function]:
     lines = text.split("\n")
     for qualified, node in _walk(tree, ""):
         summary = _first_paragraph(ast.get_docstring(node) or "")
-        if summary and not node.name.startswith("_") and len(node.body) > 1:
-            yield Function(name, qualified, summary, code_without_docstring(node, lines))
+        if len(summary.split()) < _LEAST_WORDS or len(node.body) < 2:
+            continue
+        code = code_without_docstring(node, lines)
+        if code.count("\n") + 1 >= _LEAST_LINES:
+            yield Function(name, qualified, summary, code)
 
 
 def _walk(node: ast.AST, prefix: str) -> Iterator[tuple[str, FunctionNode]]:

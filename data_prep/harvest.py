@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import os
 import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,10 +18,6 @@ from .functions import Function, functions_in
 from .neardup import near_duplicates
 from .split import fill, stable_hash
 
-# Applications, things newer Pythons have removed, and what is not library code.
-_NOT_LIBRARY = frozenset(
-    ("idlelib", "lib2to3", "turtledemo", "turtle.py", "tkinter", "distutils", "ensurepip", "pydoc_data")
-)
 _INSTALLED = frozenset(("site-packages", "dist-packages"))
 _TEST_FOLDERS = frozenset(("test", "tests", "idle_test"))
 
@@ -36,7 +33,7 @@ class _Pair:
 
 
 def harvest(source: SourceConfig, guard: bool, option: str = "packages") -> RetrievalSet:
-    """Every public documented function of the named packages: summary -> code without docstring.
+    """Every documented function of the named packages: summary -> code without docstring.
 
     Equal passages are one passage, equal queries (case folded) one query with several positives. Whole modules go to
     test, dev or train, in the order of the hash of (seed, module); a query with answers in several goes to test before
@@ -89,26 +86,17 @@ def _functions_of(package: str, option: str) -> Iterator[Function]:
 
 
 def _python_files(package: str, option: str) -> list[tuple[Path, Path]]:
-    """(the folder that names are relative to, file), sorted by name; tests and applications left out."""
+    """(the folder that names are relative to, file), sorted by name; tests left out."""
+    left_out = _TEST_FOLDERS | _INSTALLED if package == "stdlib" else _TEST_FOLDERS
     files: list[tuple[Path, Path]] = []
     for base, root in _roots(package, option):
-        for path in sorted(root.rglob("*.py")) if root.is_dir() else [root]:
-            parts = path.relative_to(base).parts
-            if not _is_test(parts if package == "stdlib" else parts[1:]) and not (
-                package == "stdlib" and _is_outside_library(parts)
-            ):
-                files.append((base, path))
+        if root.is_file():
+            files.append((base, root))
+        for folder, inner, names in os.walk(root):
+            inner[:] = [name for name in inner if name not in left_out and not name.startswith("config-")]
+            wanted = [name for name in names if name.endswith(".py") and name not in left_out]
+            files += [(base, Path(folder, name)) for name in wanted if not name.startswith(("test_", "conftest."))]
     return sorted(files, key=lambda pair: pair[1].relative_to(pair[0]).as_posix())
-
-
-def _is_test(parts: tuple[str, ...]) -> bool:
-    return (
-        bool(_TEST_FOLDERS.intersection(parts[:-1])) or parts[-1:] == ("conftest.py",) or parts[-1].startswith("test_")
-    )
-
-
-def _is_outside_library(parts: tuple[str, ...]) -> bool:
-    return bool((_NOT_LIBRARY | _INSTALLED).intersection(parts)) or parts[0].startswith("config-")
 
 
 def _roots(package: str, option: str) -> list[tuple[Path, Path]]:

@@ -107,7 +107,8 @@ def _with_all_splits(data: RetrievalSet, source: SourceConfig, option: str, guar
     needed = ("test",) if guard else ("test", "dev")
     missing = [(split, shares[split]) for split in needed if split not in data.qrels]
     if "train" in data.qrels:
-        return replace(data, qrels={**data.qrels, **cut(data, missing, source.seed)}) if missing else data
+        given = {split: qrels for split, qrels in data.qrels.items() if split != "train"}
+        return replace(data, qrels={**given, **cut(data, missing, source.seed)}) if missing else data
     if missing or not guard:
         lacking = ", ".join(["train", *(split for split, _ in missing)] if not guard else ["test"])
         raise UserError(

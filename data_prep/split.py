@@ -18,20 +18,22 @@ def stable_hash(seed: int, key: str) -> str:
 def fill(sizes: Sequence[int], shares: Sequence[tuple[str, float]]) -> list[str]:
     """A split for each group of queries, in the given order: the first that fit into each share; the rest is train.
 
-    A share that no group fits into gets the smallest one left, so that no split is empty while groups last.
+    A share that no group fits into gets the smallest one left; a group is left for every later split, and for train.
 
     >>> fill([1, 6, 1, 2], [("test", 0.2), ("dev", 0.1)])
     ['test', 'train', 'test', 'dev']
     """
     splits = ["train"] * len(sizes)
-    for name, share in shares:
+    for later, (name, share) in zip(range(len(shares), 0, -1), shares, strict=True):
         room = share * sum(sizes)
         free = [i for i, split in enumerate(splits) if split == "train"]
+        spare = len(free) - later
         for i in free:
-            if sizes[i] <= room:
+            if sizes[i] <= room and spare > 0:
                 splits[i] = name
                 room -= sizes[i]
-        if free and name not in splits:
+                spare -= 1
+        if spare > 0 and name not in splits:
             splits[min(free, key=lambda i: (sizes[i], i))] = name
     return splits
 

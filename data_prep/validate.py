@@ -86,9 +86,12 @@ def _bad_rows(path: Path, check: Callable[[dict[str, Any], str], None]) -> Itera
             row = json.loads(line.decode())
             if not isinstance(row, dict):
                 raise UserError(f"{where}: expected a JSON object, got {type(row).__name__}; write one object a line")
+            json.dumps(row, ensure_ascii=False).encode()
             check(row, where)
         except UnicodeDecodeError as error:
             yield f"{where}: not UTF-8 text ({error.reason}); save the file as UTF-8"
+        except UnicodeEncodeError:
+            yield f"{where}: an escape \\uD800 to \\uDFFF without its other half; it is no character, remove it"
         except json.JSONDecodeError as error:
             yield f"{where}: not valid JSON ({error.msg} at column {error.colno}); write one object a line"
         except UserError as error:

@@ -58,8 +58,7 @@ def evaluate(config: JobConfig, run: Run) -> None:
 
 def _search_all(version: str, sets: list[EvalSet], config: JobConfig, run: Run) -> dict[str, str]:
     """Search every set with one version of the encoder; returns its hash, and what it ran on."""
-    loaded = Encoder.load(config.model) if version == "base" else Encoder.load_folder(run.best, config.model)
-    encoder = loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+    encoder = Encoder.load(config.model) if version == "base" else Encoder.load_folder(run.best, config.model)
     for test in sets:
         for name, retrieve in RETRIEVERS.items():
             results = retrieve(encoder, test, config, run.vectors, f"{version} {test.name}")

@@ -13,7 +13,7 @@ import yaml
 
 from bgetune.config import JobConfig
 from bgetune.config_io import dotted_keys, flatten, load_job, parse_job, to_dict, to_yaml
-from bgetune.run import run_stage
+from bgetune.stages import run_stage
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -1,0 +1,177 @@
+"""The two file formats: what is written is read again; the first mistake is named with file:line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bgetune.data import (
+    Example,
+    RetrievalSet,
+    Texts,
+    parse_example,
+    read_examples,
+    read_retrieval_set,
+    write_examples,
+    write_retrieval_set,
+)
+from bgetune.errors import UserError
+
+CORPUS = [
+    '{"_id": "p1", "title": "T", "text": "one"}',
+    '{"_id": "p2", "text": "two"}',
+    '{"_id": "p3", "text": "three"}',
+]
+QUERIES = ['{"_id": "q1", "text": "first?"}', '{"_id": "q2", "text": "second?"}']
+TRAIN = ["query-id\tcorpus-id\tscore", "q1\tp1\t1"]
+TEST = ["query-id\tcorpus-id\tscore", "q2\tp2\t2", "q2\tp3\t1"]
+
+
+def write_folder(folder: Path, **files: list[str]) -> Path:
+    """A small good retrieval set, with some of its files replaced."""
+    lines = {"corpus.jsonl": CORPUS, "queries.jsonl": QUERIES, "qrels/train.tsv": TRAIN, "qrels/test.tsv": TEST}
+    lines |= {name.replace("__", "/").replace("_dot_", "."): content for name, content in files.items()}
+    for name, content in lines.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(line + "\n" for line in content), encoding="utf-8")
+    return folder
+
+
+def test_a_good_folder_is_read(tmp_path):
+    data = read_retrieval_set(write_folder(tmp_path))
+    assert data.corpus.ids == ["p1", "p2", "p3"]
+    assert data.corpus.full_texts() == ["T one", "two", "three"]
+    assert data.qrels == {"train": {"q1": {"p1": 1}}, "test": {"q2": {"p2": 2, "p3": 1}}}
+    assert data.queries_of("test") == (["q2"], ["second?"])
+    assert data.queries.where(1) == f"{tmp_path}/queries.jsonl:2"
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    corpus = Texts(["p1", "p2"], ["süß 🎉\nline", "two"], ["A title", ""])
+    queries = Texts(["q1", "q2"], ["x y", "z\u2028"])
+    data = RetrievalSet(corpus, queries, {"train": {"q1": {"p1": 1}}, "dev": {"q2": {"p2": 3, "p1": 1}}})
+    write_retrieval_set(tmp_path / "set", data)
+    again = read_retrieval_set(tmp_path / "set")
+    assert (again.corpus.ids, again.corpus.texts, again.corpus.titles) == (corpus.ids, corpus.texts, corpus.titles)
+    assert (again.queries.ids, again.queries.texts, again.qrels) == (queries.ids, queries.texts, data.qrels)
+
+
+def test_blank_lines_header_and_irrelevant_judgements_are_passed_over(tmp_path):
+    folder = write_folder(
+        tmp_path, queries_dot_jsonl=[*QUERIES, "", "  "], qrels__test_dot_tsv=["q2\tp2\t1.0", "", "q1\tp1\t0"]
+    )
+    assert read_retrieval_set(folder).qrels["test"] == {"q2": {"p2": 1}}
+
+
+LONG_ID = '{"_id": "p1", "text": "again"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "message"),
+    [
+        ("corpus_dot_jsonl", [*CORPUS, "{broken"], "corpus.jsonl:4: not valid JSON (Expecting property name"),
+        ("corpus_dot_jsonl", ["[1]"], "corpus.jsonl:1: expected a JSON object, got list"),
+        ("corpus_dot_jsonl", ['{"text": "x"}'], 'corpus.jsonl:1: the key "_id" is missing; the line has text'),
+        ("corpus_dot_jsonl", ["{}"], 'corpus.jsonl:1: the key "_id" is missing; the line has no keys'),
+        ("corpus_dot_jsonl", ['{"_id": 7, "text": "x"}'], 'corpus.jsonl:1: "_id" must be a string, got 7'),
+        ("corpus_dot_jsonl", ['{"_id": "a", "title": 1, "text": "x"}'], '"title" must be a string, got 1'),
+        ("corpus_dot_jsonl", [*CORPUS, '{"_id": "e", "text": " "}'], 'corpus.jsonl:4: the text of "e" is empty'),
+        (
+            "corpus_dot_jsonl",
+            ['{"_id": "a b", "text": "x"}'],
+            "corpus.jsonl:1: the id 'a b' is empty or has white space",
+        ),
+        ("corpus_dot_jsonl", [*CORPUS, LONG_ID], 'corpus.jsonl:4: the id "p1" was used before, at'),
+        ("corpus_dot_jsonl", [""], "corpus.jsonl: no line in it"),
+        ("queries_dot_jsonl", ['{"_id": "q1", "text": ""}'], 'queries.jsonl:1: the text of "q1" is empty'),
+        ("qrels__test_dot_tsv", ["q2 p2 1"], "test.tsv:1: expected query-id, corpus-id and score with tabs"),
+        ("qrels__test_dot_tsv", ["q9\tp2\t1"], 'test.tsv:1: the query "q9" is not in queries.jsonl'),
+        ("qrels__test_dot_tsv", ["q2\tp9\t1"], 'test.tsv:1: the passage "p9" is not in corpus.jsonl'),
+        ("qrels__test_dot_tsv", ["q2\tp2\tgood"], "test.tsv:1: the score 'good' is not a number"),
+        ("qrels__test_dot_tsv", ["q2\tp2\tinf"], "test.tsv:1: the score 'inf' is not a number"),
+        ("qrels__test_dot_tsv", ["q2\tp2\t0"], "test.tsv: no relevant passage for any query in it"),
+    ],
+)
+def test_mistakes_in_a_folder_name_file_and_line(tmp_path, name, lines, message):
+    with pytest.raises(UserError) as caught:
+        read_retrieval_set(write_folder(tmp_path, **{name: lines}))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_text_that_is_not_utf8_is_named(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "corpus.jsonl").write_bytes(CORPUS[0].encode() + b"\n\xff\n")
+    with pytest.raises(UserError, match="not UTF-8 text"):
+        read_retrieval_set(tmp_path)
+
+
+def test_missing_parts_of_a_folder_are_named(tmp_path):
+    with pytest.raises(UserError, match="no such folder; a retrieval set is a folder in BEIR layout"):
+        read_retrieval_set(tmp_path / "nowhere")
+    folder = write_folder(tmp_path / "set")
+    (folder / "queries.jsonl").unlink()
+    with pytest.raises(UserError, match=r"queries.jsonl: missing; BEIR layout is"):
+        read_retrieval_set(folder)
+    write_folder(tmp_path / "set")
+    for file in (folder / "qrels").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match=r"none of train.tsv, dev.tsv, test.tsv is there"):
+        read_retrieval_set(folder)
+
+
+# -- training examples
+
+
+def test_examples_are_written_and_read_again(tmp_path):
+    examples = [
+        Example("q", ["a"], ["b", "c"], "q1", ["p1"], ["p2", "p3"], [1.0], [0.5, 0.25], [3, 9], "Search: ", "toy"),
+        Example("no negatives", ["a"], []),
+    ]
+    assert write_examples(tmp_path / "t.jsonl", examples) == 2
+    assert read_examples(tmp_path / "t.jsonl") == examples
+
+
+def test_flagembedding_lines_are_read_as_they_are():
+    row = {"query": "q", "pos": ["a"], "neg": ["b"], "pos_scores": [1], "neg_scores": [0.5], "prompt": "P", "type": "x"}
+    example = parse_example(row, "f:1")
+    assert (example.pos_scores, example.neg_scores, example.prompt) == ([1], [0.5], "P")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"pos": ["a"]}, 'the key "query" is missing; the line has pos'),
+        ({"query": " ", "pos": ["a"]}, '"query" is empty'),
+        ({"query": "\ud83d", "pos": ["a"]}, "an escape \\uD800 to \\uDFFF without its other half"),
+        ({"query": 1, "pos": ["a"]}, '"query" must be a string, got 1'),
+        ({"query": "q"}, '"pos" is missing or empty; every example needs a positive'),
+        ({"query": "q", "pos": "a"}, '"pos" must be a list of strings, got "a"'),
+        ({"query": "q", "pos": ["a"], "neg": [" "]}, '"neg" holds an empty text'),
+        (
+            {"query": "q", "pos": ["a"], "pos_ids": ["1", "2"]},
+            '"pos_ids" must have one entry a text of "pos", got 2 for 1',
+        ),
+        ({"query": "q", "pos": ["a"], "neg": ["b"], "neg_scores": [True]}, '"neg_scores" must be a list of numbers'),
+        ({"query": "q", "pos": ["a"], "prompt": 3}, '"prompt" must be a string, got 3'),
+    ],
+)
+def test_mistakes_in_examples_name_file_and_line(tmp_path, row, message):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"query": "q", "pos": ["a"]}\n' + json.dumps(row) + "\n")
+    with pytest.raises(UserError) as caught:
+        read_examples(path)
+    assert f"{path}:2: {message}" in str(caught.value)
+
+
+def test_no_file_and_no_line_are_named(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_examples(tmp_path / "t.jsonl")
+    with pytest.raises(UserError, match="a folder where a JSONL file is needed"):
+        read_examples(tmp_path)
+    (tmp_path / "t.jsonl").write_text("\n")
+    with pytest.raises(UserError, match="no line in it"):
+        read_examples(tmp_path / "t.jsonl")

@@ -1,0 +1,134 @@
+"""The stage on a model of under 10,000 parameters: files, figures, freshness, and a user's mistakes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bgetune.config import JobConfig
+from bgetune.config_io import load_job
+from bgetune.data import read_retrieval_set
+from bgetune.metrics import Results, means, per_query
+from bgetune.run import Run, open_run
+from eval.__main__ import main
+from eval.evaluate import evaluate
+from tests import tiny
+
+
+def job(tmp_path: Path) -> tuple[Path, JobConfig, Run]:
+    """A job whose earlier stages are done: data read, a tuned model (with other weights) in best/."""
+    guards = {"guard": {"kind": "beir", "path": str(tiny.domain(tmp_path / "guard", seed=7))}}
+    settings = tiny.config(tmp_path)
+    settings["data"]["guards"] = guards
+    file = tiny.write_config(tmp_path / "job.yaml", settings)
+    config = load_job(file)
+    run = open_run(config, update=False)
+    shutil.copytree(tmp_path / "domain", run.data("clinic"))
+    shutil.copytree(tmp_path / "guard", run.data("guard"))
+    tiny.model(run.best, seed=1)
+    return file, config, run
+
+
+def report_of(run: Run) -> dict[str, Any]:
+    return json.loads((run.report / "report.json").read_text(encoding="utf-8"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def read_trec_run(path: Path) -> Results:
+    results: Results = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        query_id, _, passage_id, _, score, _ = line.split()
+        results.setdefault(query_id, {})[passage_id] = float(score)
+    return results
+
+
+def test_stage_writes_the_report_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file, _, run = job(tmp_path)
+    assert main(["--config", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == f"report: {run.report / 'report.md'}"
+    assert "clinic (domain): 10 queries, 60 passages" in out
+    made = contents(run.report)
+    found = [f"{s}.{r}.trec" for s in ("clinic", "guard") for r in ("bm25.base", "dense.base", "dense.tuned")]
+    assert sorted(made) == sorted(["report.json", "report.md", *(f"runs/{name}" for name in found)])
+    report = report_of(run)
+    assert {name: s["role"] for name, s in report["sets"].items()} == {"clinic": "domain", "guard": "guard"}
+    assert report["model"]["base_weights"] != report["model"]["tuned_weights"]
+
+    assert main(["--config", str(file), "--force"]) == 0
+    assert contents(run.report) == made  # the same bytes
+    assert [p for p in run.root.iterdir() if p.name.startswith(".")] == []
+
+
+def test_figures_are_those_of_the_run_files(tmp_path: Path):
+    _, config, run = job(tmp_path)
+    evaluate(config, run)
+    for name, measured in report_of(run)["sets"].items():
+        qrels = read_retrieval_set(run.data(name)).qrels["test"]
+        for retriever, versions in measured["retrievers"].items():
+            for version in versions.keys() - {"gain"}:
+                results = read_trec_run(run.report / "runs" / f"{name}.{retriever}.{version}.trec")
+                assert versions[version] == pytest.approx(means(per_query(qrels, results)), abs=1e-12)
+
+
+def test_an_unchanged_model_shows_no_difference(tmp_path: Path):
+    _, config, run = job(tmp_path)
+    shutil.rmtree(run.best)
+    shutil.copytree(tmp_path / "model", run.best)
+    evaluate(config, run)
+    for measured in report_of(run)["sets"].values():
+        gain = measured["retrievers"]["dense"]["gain"]["ndcg@10"]
+        assert (gain["abs"], gain["ci95"], gain["p"], gain["tied"]) == (0, [0, 0], 1, 10)
+        assert measured["verdict"] == "no difference shown"
+
+
+def test_new_weights_under_the_same_name_are_measured_anew(tmp_path: Path):
+    _, config, run = job(tmp_path)
+    evaluate(config, run)
+    before = report_of(run)
+    tiny.model(run.best, seed=2)
+    evaluate(config, run)
+    after = report_of(run)
+    assert after["model"]["tuned_weights"] != before["model"]["tuned_weights"]
+    dense_before, dense_after = (r["sets"]["clinic"]["retrievers"]["dense"] for r in (before, after))
+    assert dense_after["base"] == dense_before["base"]
+    assert dense_after["tuned"] != dense_before["tuned"]
+
+
+def test_other_ranks_leave_the_report_to_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    _, config, run = job(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    evaluate(config, run)
+    assert not run.report.exists()
+
+
+def test_no_test_split_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file, _, run = job(tmp_path)
+    (run.data("guard") / "qrels" / "test.tsv").unlink()
+    assert main(["--config", str(file)]) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(error) == 1
+    assert f"{run.data('guard')}/qrels/test.tsv: missing" in error[0]
+    assert not run.report.exists()
+
+
+def test_a_broken_tuned_model_leaves_no_half_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file, _, run = job(tmp_path)
+    (run.best / "model.safetensors").write_bytes(b"cut off")
+    assert main(["--config", str(file)]) == 2
+    assert str(run.best) in capsys.readouterr().err
+    assert not run.report.exists()
+
+
+def test_before_training_it_says_which_stage_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file, _, run = job(tmp_path)
+    shutil.rmtree(run.checkpoints)
+    assert main(["--config", str(file)]) == 2
+    assert "run the stage `train` first" in capsys.readouterr().err

@@ -1,0 +1,199 @@
+"""The report: its JSON contract, its words, and texts that try to break its Markdown."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from markdown_it import MarkdownIt
+from rich.console import Console
+
+from bgetune.config import DataConfig, EvalConfig, JobConfig, ModelConfig, SourceConfig
+from bgetune.data import Texts
+from bgetune.metrics import METRICS
+from eval.examples import examples
+from eval.figures import COLUMNS, signed
+from eval.markdown import escape, to_markdown
+from eval.report import build_report, to_json
+from eval.sets import EvalSet
+from eval.terminal import print_report
+
+NASTY = [
+    "a | b || c",
+    "two\nlines\r\n\n# heading",
+    "<script>alert(1)</script> <b>bold</b> &amp; <!-- c",
+    "`code` ```fence``` **bold** _it_ ~~no~~ [link](http://x) ![i](y)",
+    "$math$ \\| \\",
+    "* item\n\n---\n\n| t |\n| - |",
+]
+MODEL = {"name": "org/base", "revision": None, "base_weights": "aa", "tuned_weights": "bb", "device": "cpu"}
+
+
+def ranked(positive: str, rank: int, others: list[str]) -> dict[str, float]:
+    """A result list with `positive` at `rank`; rank 0: it is not found."""
+    ids = [o for o in others if o != positive][:12]
+    if rank:
+        ids.insert(rank - 1, positive)
+    return {passage_id: 1 / place for place, passage_id in enumerate(ids, start=1)}
+
+
+def make_set(name: str, role: str, ranks: list[tuple[int, int]]) -> EvalSet:
+    """Query qi has the positive di, found at `ranks[i]` by (base, tuned)."""
+    passages = [f"d{i}" for i in range(max(20, len(ranks)))]
+    texts = [NASTY[i % len(NASTY)] for i in range(len(passages))]
+    ids = [f"q{i}" for i in range(len(ranks))]
+    queries = Texts(ids, [f"question {NASTY[i % len(NASTY)]}" for i in range(len(ranks))])
+    found = {
+        version: {f"q{i}": ranked(f"d{i}", rank[side], passages) for i, rank in enumerate(ranks)}
+        for side, version in enumerate(("base", "tuned"))
+    }
+    qrels = {query_id: {f"d{i}": 1} for i, query_id in enumerate(ids)}
+    return EvalSet(
+        name, role, queries, Texts(passages, texts), qrels, "cc", {"bm25": {"base": found["base"]}, "dense": found}
+    )
+
+
+def job(output: str = "runs/x", **evaluation: Any) -> JobConfig:
+    data = DataConfig(name="domain", domain=SourceConfig(path="d"), guards={"guard": SourceConfig(path="g")})
+    settings = EvalConfig(bootstrap_samples=200, permutations=200, **evaluation)
+    return JobConfig(output=output, model=ModelConfig(name_or_path="org/base"), data=data, eval=settings)
+
+
+def make_report(config: JobConfig | None = None) -> dict[str, Any]:
+    improved = make_set("domain", "domain", [(3, 1), (0, 2), (1, 1), (12, 11), (5, 1), (9, 4), (2, 3), (8, 1)] * 3)
+    mixed = make_set("guard", "guard", [(1, 1), (2, 1), (1, 2), (0, 0)])
+    return build_report(config or job(), [improved, mixed], {**MODEL, "precision": "float32"})
+
+
+def strict(text: str) -> Any:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} in the JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_contract():
+    report = strict(to_json(make_report()))
+    assert list(report["sets"]) == ["domain", "guard"]
+    for name, measured in report["sets"].items():
+        assert measured["role"] == name
+        assert measured["n_queries"] == {"domain": 24, "guard": 4}[name]
+        assert measured["n_docs"] == {"domain": 24, "guard": 20}[name]
+        assert set(measured["examples"]) == {"won", "lost"}
+        assert set(measured["retrievers"]) == {"bm25", "dense"}
+        assert set(measured["retrievers"]["bm25"]) == {"base"}
+        dense = measured["retrievers"]["dense"]
+        assert set(dense) == {"base", "tuned", "gain"}
+        for metric in METRICS:
+            gain = dense["gain"][metric]
+            assert set(gain) == {"abs", "rel", "ci95", "p", "p_t", "effect_size", "won", "lost", "tied"}
+            assert gain["abs"] == pytest.approx(dense["tuned"][metric] - dense["base"][metric])
+            assert gain["ci95"][0] <= gain["abs"] <= gain["ci95"][1]
+            assert gain["won"] + gain["lost"] + gain["tied"] == measured["n_queries"]
+    assert (report["model"]["base_weights"], report["model"]["tuned_weights"]) == ("aa", "bb")
+    assert report["settings"]["depth"] == 100
+    assert "torch" in report["versions"]
+    assert any("linear gain" in note for note in report["notes"])
+
+
+def test_same_bytes_again_wherever_the_job_is_kept():
+    assert to_json(make_report(job("runs/x"))) == to_json(make_report(job("runs/y")))
+    assert to_json(make_report(job(seed=0))) != to_json(make_report(job(seed=1)))
+    path = Path("runs/x/config.yaml")
+    assert to_markdown(make_report(), path) == to_markdown(make_report(), path)
+
+
+def test_headline_claims_only_what_the_interval_shows():
+    domain, guard = make_report()["headline"]
+    assert domain.startswith("Domain domain: the tuned model is better. dense nDCG@10 from 0.")
+    assert guard.startswith("Guard guard: no difference shown. ")
+    swapped = build_report(job(), [make_set("domain", "domain", [(1, 3)] * 20)], {**MODEL, "precision": "float32"})
+    assert "the tuned model is worse" in swapped["headline"][0]
+    assert swapped["sets"]["domain"]["verdict"] == "worse"
+
+
+def test_one_query_and_none_found():
+    report = build_report(job(), [make_set("domain", "domain", [(0, 0)])], {**MODEL, "precision": "float32"})
+    strict(to_json(report))
+    assert "no difference shown" in report["headline"][0]
+    assert "None." in to_markdown(report, Path("c.yaml"))
+
+
+def test_examples_rank_texts_and_order():
+    test = make_set("domain", "domain", [(2, 1), (3, 1), (1, 0), (2, 1), (1, 1)])
+    measured = build_report(job(examples=3), [test], {**MODEL, "precision": "float32"})["sets"]["domain"]
+    won, lost = measured["examples"]["won"], measured["examples"]["lost"]
+    assert [row["query_id"] for row in won] == ["q1", "q0", "q3"]  # equal gains by id
+    assert won[0]["rank"] == {"base": 3, "tuned": 1}
+    assert won[0]["positive_id"] == "d1"
+    assert won[0]["positive"] == "two lines # heading"
+    assert (won[0]["top"]["base"]["id"], won[0]["top"]["tuned"]["id"]) == ("d0", "d1")
+    assert won[0]["value"] == {"base": 0.5, "tuned": 1.0}
+    assert [row["query_id"] for row in lost] == ["q2"]
+    assert lost[0]["rank"] == {"base": 1, "tuned": None}
+
+
+def test_examples_cut_texts_and_take_the_best_grade():
+    qrels = {"q": {"d1": 1, "d2": 2}}
+    results = {"base": {"q": {}}, "tuned": {"q": {"d1": 1.0}}}
+    values = {"base": np.zeros(1), "tuned": np.ones(1)}
+    row = examples(qrels, {"q": "?"}, {"d1": "x", "d2": "long " * 200}, results, values, 5)["won"][0]
+    assert row["positive_id"] == "d2"
+    assert len(row["positive"]) <= 300
+    assert row["positive"].endswith("…")
+    assert row["top"]["base"] is None
+    assert row["rank"] == {"base": None, "tuned": 1}
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_escaped_text_is_shown_as_it_is(text: str):
+    page = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    flat = " ".join(text.split())
+    table = page.parse(f"| a | b |\n| --- | --- |\n| x | {escape(text)} |\n")
+    cells = [token for token in table if token.type == "inline"]
+    assert len(cells) == 4
+    for inline in (cells[3], page.parse(f"Answer: {escape(text)}")[1]):
+        children = inline.children or []
+        assert {child.type for child in children} <= {"text", "text_special"}
+        assert "".join(child.content for child in children).removeprefix("Answer: ") == flat
+
+
+def test_markdown_keeps_its_structure_whatever_the_texts():
+    report = make_report()
+    text = to_markdown(report, Path("runs/a b/config.yaml"))
+    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
+    headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
+    part = ["Queries won", "Queries lost"]
+    ends = ["How to reproduce", "How it was measured"]
+    assert headings == [
+        "org/base: base against tuned", "domain (domain)", *part, "guard (guard)", *part, *ends
+    ]  # fmt: skip
+    types = [token.type for token in tokens]
+    assert types.count("table_open") == 2
+    assert types.count("td_open") == 2 * 10 * len(COLUMNS)
+    assert not [token for token in tokens if token.type == "html_block"]
+    inner = {child.type for token in tokens for child in token.children or []}
+    assert not inner & {"html_inline", "link_open", "image"}
+    assert "bgetune adapt --config 'runs/a b/config.yaml'" in text
+    for line in report["headline"]:
+        assert escape(line) in text
+
+
+def test_signed_shows_small_changes_and_no_minus_zero():
+    assert [signed(v) for v in (0.05, -0.0004, 0.0, -0.0, -1e-12)] == ["+0.050", "-0.0004", "0.000", "0.000", "0.000"]
+
+
+@pytest.mark.parametrize("width", [60, 110])
+def test_terminal_table_is_plain_text(width: int):
+    out = io.StringIO()
+    print_report(make_report(), Console(file=out, width=width, highlight=False))
+    shown = out.getvalue()
+    assert "[" not in shown
+    assert "\x1b" not in shown
+    assert make_report()["headline"][0] in shown
+    if width == 110:
+        assert sum("nDCG@10" in line and "won" not in line for line in shown.splitlines()) >= 4
