@@ -8,6 +8,9 @@ import numpy as np
 
 # What one more batch costs besides its tokens, in tokens: the fixed price of a forward and backward pass.
 _BATCH_OVERHEAD_TOKENS = 128
+# Small batches of very unequal texts come out with more padding than this; the price is then halved, down to the least.
+_MOST_PADDING = 0.10
+_LEAST_OVERHEAD_TOKENS = 16
 
 
 def by_length(lengths: Sequence[int]) -> list[int]:
@@ -19,7 +22,8 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Split texts into batches of at most `budget` tokens, padding included, at the least total cost.
 
     Texts are sorted by length; the cut into consecutive runs that minimises padded tokens plus a fixed
-    price a batch is found exactly, by dynamic programming. A text longer than the budget is a batch alone.
+    price a batch is found exactly, by dynamic programming. Where a tenth of that or more is padding, the price is
+    halved until it is less. A text longer than the budget is a batch alone.
 
     Args:
         lengths: tokens of each text.
@@ -33,6 +37,16 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
     >>> pack([4, 4, 4, 4], budget=8)
     [[0, 1], [2, 3]]
     """
+    overhead = _BATCH_OVERHEAD_TOKENS
+    batches = _cheapest(lengths, budget, overhead)
+    while padding_share(lengths, batches) >= _MOST_PADDING and overhead > _LEAST_OVERHEAD_TOKENS:
+        overhead //= 2
+        batches = _cheapest(lengths, budget, overhead)
+    return batches
+
+
+def _cheapest(lengths: Sequence[int], budget: int, overhead: int) -> list[list[int]]:
+    """The cut of the sorted texts into batches within the budget that costs least, `overhead` tokens a batch."""
     order = by_length(lengths)
     sizes = np.array([lengths[i] for i in order], dtype=np.int64)
     count = len(order)
@@ -43,7 +57,7 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
         longest = max(int(sizes[start]), 1)
         most = min(max(budget // longest, 1), count - start)
         ends = np.arange(start + 1, start + most + 1)
-        cost = best[start] + (ends - start) * longest + _BATCH_OVERHEAD_TOKENS
+        cost = best[start] + (ends - start) * longest + overhead
         better = cost < best[ends]
         best[ends[better]] = cost[better]
         cut[ends[better]] = start

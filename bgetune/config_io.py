@@ -97,6 +97,10 @@ def _type_name(annotation: str) -> str:
     >>> _type_name("<class 'float'>"), _type_name("typing.Literal['a', 'b']")
     ('a float', "one of 'a', 'b'")
     """
+    if annotation in ("<class 'tuple'>", "<class 'list'>"):
+        return "a list such as [a, b]"
+    if annotation == "<class 'NoneType'>":
+        return "null"
     if match := re.fullmatch(r"<class '(\w+)'>", annotation):
         article = "an" if match[1][0] in "aeiou" else "a"
         return f"{article} {match[1]}"
@@ -112,11 +116,17 @@ def _one_line(message: str) -> str:
         option = match[1] if match[1] in dotted_keys() else f"data.guards.*.{match[1]}"
         return f"{option}: expected {_type_name(match[2])}, got {match[3].strip()!r}"
     if match := re.search(r"unrecognized arguments: (\S+)", message):
+        if not match[1].startswith("-"):
+            return f"unexpected word {match[1]!r}; options are written --section.key VALUE"
         option = match[1].split("=")[0].lstrip("-")
         head = option.rpartition(".")[0]
         siblings = [key.rpartition(".")[2] for key in dotted_keys() if key.rpartition(".")[0] == head]
         return f"unknown option --{option}{_nearest_key(option, siblings)}"
     flat = " ".join(message.split())
+    union = r'[Kk]ey "([\w.]+)": Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*'
+    if match := re.search(union + r"Given value: (.*)", flat):
+        kinds = " or ".join(_type_name(kind) for kind in re.findall(r"<class '\w+'>|typing\.Literal\[.*?\]", match[2]))
+        return f"{match[1]}: expected {kinds}, got {match[3]!r}"
     if flat.startswith("Unexpected config"):
         return "--config: the file is empty; see configs/ for examples"
     if match := re.search(r'[Kk]ey "([\w.]+)": (.*)', flat):
@@ -150,7 +160,7 @@ def parse_job(
     Raises:
         UserError: unknown key or option, wrong type, value out of range, missing or broken file.
     """
-    parser = _Parser(prog=prog, description=description, exit_on_error=False, default_env=False)
+    parser = _Parser(prog=prog, description=description, exit_on_error=False, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with the job; flags after it win.")
     own: set[str] = set()
     if add_own is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,8 @@ from bgetune.errors import UserError
 from bgetune.heads import dense
 from bgetune.layout import EncoderSpec, read_spec, write_layout
 from bgetune.models import model_folder
+
+_BROKEN_WEIGHTS = (SafetensorError, pickle.UnpicklingError)
 
 
 class Encoder(nn.Module):
@@ -52,10 +55,12 @@ class Encoder(nn.Module):
             architecture = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
             backbone = _load_backbone(AutoModel, folder, architecture, trust)
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, *_BROKEN_WEIGHTS) as error:
             reason = " ".join(str(error).split())
             if "trust_remote_code" in reason:
                 reason = "it brings Python code of its own; read that code, then set model.trust_remote_code: true"
+            elif isinstance(error, pickle.UnpicklingError):
+                reason = "its pickled weights hold more than tensors, which could run any code; convert to safetensors"
             raise UserError(f"model.name_or_path: {folder} cannot be loaded: {reason[:300]}") from None
         encoder = cls(backbone.to(torch.float32), tokenizer, read_spec(folder, config))
         encoder._refuse_too_long()
@@ -138,7 +143,14 @@ class Encoder(nn.Module):
 def _load_backbone(auto_model: Any, folder: Path, architecture: Any, trust: bool) -> Any:
     """Without the pooler where the class allows: BGE never uses it, and one that is absent would be random."""
     extra = {"add_pooling_layer": False} if _has_pooler(auto_model, architecture) else {}
-    return auto_model.from_pretrained(folder, config=architecture, trust_remote_code=trust, **extra)
+    backbone, found = auto_model.from_pretrained(
+        folder, config=architecture, trust_remote_code=trust, output_loading_info=True, **extra
+    )
+    absent = sorted(name for name in found["missing_keys"] if "pooler" not in name)
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise ValueError(f"its weights lack {absent[0]}{more}, which would be random")
+    return backbone
 
 
 def _has_pooler(auto_model: Any, architecture: Any) -> bool:

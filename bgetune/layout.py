@@ -41,9 +41,7 @@ def read_spec(folder: Path, config: ModelConfig) -> EncoderSpec:
     pooling, normalize = _pooling_in(folder), _normalize_in(folder)
     return EncoderSpec(
         pooling=(pooling or "cls") if config.pooling == "auto" else config.pooling,
-        normalize=(True if normalize is None else normalize)
-        if config.normalize == "auto"
-        else config.normalize == "yes",
+        normalize=(True if normalize is None else normalize) if config.normalize == "auto" else config.normalize,
         similarity=config.similarity,
         query_instruction=config.query_instruction,
         passage_instruction=config.passage_instruction,

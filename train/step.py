@@ -69,7 +69,7 @@ def _encode(encoder: Encoder, token_ids: list[list[int]], micro_batches: list[li
     pieces = []
     for rows in micro_batches:
         ids, mask = encoder.pad([token_ids[row] for row in rows])
-        pieces.append(encoder(ids.to(encoder.device), mask.to(encoder.device)).float())
+        pieces.append(encoder(ids.to(encoder.device), mask.to(encoder.device)))
     order = torch.tensor([row for rows in micro_batches for row in rows], device=encoder.device)
     return torch.cat(pieces)[torch.argsort(order)]
 

@@ -1,0 +1,105 @@
+"""Tiny jobs brought to where a stage starts, and how to look at what a stage left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from accelerate.state import AcceleratorState, GradientState
+
+from bgetune.config import JobConfig
+from bgetune.config_io import load_job
+from bgetune.data import read_retrieval_set
+from bgetune.run import Run, open_run
+from data_prep.__main__ import main as data_prep
+from tests import tiny
+
+
+class Job(NamedTuple):
+    """The YAML file, the configuration in it, and the run folder."""
+
+    file: Path
+    config: JobConfig
+    run: Run
+
+    @property
+    def words(self) -> list[str]:
+        return ["--config", str(self.file)]
+
+
+def write(tmp_path: Path, **sections: Any) -> Job:
+    """A job of which nothing is done yet."""
+    file = tiny.write_config(tmp_path / "job.yaml", tiny.config(tmp_path, **sections))
+    config = load_job(file)
+    return Job(file, config, Run(Path(config.output)))
+
+
+def prepared(tmp_path: Path, **sections: Any) -> Job:
+    """A job whose data are read: the next stage is `mine`."""
+    job = write(tmp_path, **sections)
+    open_run(job.config, update=False)
+    shutil.copytree(tmp_path / "domain", job.run.data("clinic"))
+    return job
+
+
+def mined(tmp_path: Path, **sections: Any) -> Job:
+    """A job with training examples, mined: the next stage is `train`."""
+    job = prepared(tmp_path, **sections)
+    assert data_prep(["mine", *job.words]) == 0
+    return job
+
+
+def trainable(tmp_path: Path, **sections: Any) -> Job:
+    """The same without a model's work: the negatives are passages of the same topic with another number."""
+    job = prepared(tmp_path, **sections)
+    data = read_retrieval_set(job.run.data("clinic"))
+    texts = data.corpus.full_texts()
+    rows = [
+        {
+            "query": query,
+            "query_id": f"q{i}",
+            "pos": [texts[i]],
+            "pos_ids": [f"d{i}"],
+            "neg": [texts[(i + 10 * k) % 60] for k in (1, 2, 3)],
+            "neg_ids": [f"d{(i + 10 * k) % 60}" for k in (1, 2, 3)],
+        }
+        for i, query in enumerate(data.queries_of("train")[1])
+    ]
+    write_jsonl(job.run.examples, rows)
+    return job
+
+
+def fresh_accelerator() -> None:
+    """Accelerate keeps the precision and trackers of the first run of a process; a test wants its own."""
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+def jsonl(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Every file below a folder, locks left out (they hold process ids), and the hash of its content."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def only_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one error line on stderr; nothing that looks like a traceback."""
+    text = capsys.readouterr().err
+    lines = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, text
+    assert "Traceback" not in text
+    assert text.rstrip().endswith(lines[0]), "the error is the last thing said"
+    return lines[0]

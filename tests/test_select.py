@@ -1,0 +1,113 @@
+"""Which candidates become hard negatives: every filter by itself, the window's sample."""
+
+from __future__ import annotations
+
+import doctest
+from collections import Counter
+
+import pytest
+
+from bgetune.config import MineConfig
+from data_prep import select
+from data_prep.select import Candidate, filter_candidates, normalised, sample, score_limit
+
+OFF = {"max_share_of_positive": None}
+
+
+def candidates(*scores: float) -> list[Candidate]:
+    return [Candidate(row, rank, score) for row, (rank, score) in enumerate(enumerate(scores, start=1))]
+
+
+def kept(
+    found: list[Candidate],
+    known: set[int] = frozenset(),  # type: ignore[assignment]
+    refused: set[str] = frozenset(),  # type: ignore[assignment]
+    texts: list[str] | None = None,
+    limit: float = float("inf"),
+) -> tuple[list[int], dict[str, int]]:
+    dropped: Counter[str] = Counter()
+    folded = [normalised(text) for text in texts or [f"text {c.row}" for c in found]]
+    left = filter_candidates(found, set(known), {normalised(t) for t in refused}, folded, limit, dropped)
+    return [c.row for c in left], dict(dropped)
+
+
+def test_doctests():
+    result = doctest.testmod(select)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_without_filters_everything_stays_in_order():
+    assert kept(candidates(0.9, 0.8, 0.7)) == ([0, 1, 2], {})
+
+
+def test_known_positives_are_dropped():
+    assert kept(candidates(0.9, 0.8, 0.7), known={1}) == ([0, 2], {"known positive": 1})
+
+
+@pytest.mark.parametrize("text", ["Aspirin helps.", "aspirin  HELPS.", " \tAspirin\nhelps. "])
+def test_the_text_of_a_positive_or_of_the_query_is_dropped_however_it_is_spaced(text):
+    found = kept(candidates(0.9, 0.8), refused={"Aspirin helps."}, texts=[text, "other"])
+    assert found == ([1], {"same text": 1})
+
+
+def test_a_text_is_taken_once():
+    found = kept(candidates(0.9, 0.8, 0.7), texts=["One text.", "one TEXT.", "another"])
+    assert found == ([0, 2], {"same text": 1})
+
+
+@pytest.mark.parametrize(
+    ("options", "positive", "limit"),
+    [
+        ({"max_share_of_positive": 0.95}, 0.8, 0.76),
+        ({"max_share_of_positive": 1.0}, 0.8, 0.8),
+        ({**OFF, "margin": 0.1}, 0.8, 0.7),
+        ({**OFF, "max_score": 0.5}, 0.8, 0.5),
+        ({"max_share_of_positive": 0.95, "margin": 0.1, "max_score": 0.9}, 0.8, 0.7),  # the strictest
+        ({"max_share_of_positive": 0.9}, -4.0, -4.4),  # euclidean and dot scores may be below 0
+        ({**OFF, "margin": 0.5}, -4.0, -4.5),
+        ({**OFF, "max_score": -5.0}, -4.0, -5.0),
+        ({"max_share_of_positive": 0.9}, 0.0, 0.0),
+        (OFF, 0.8, float("inf")),
+    ],
+)
+def test_the_limit_of_the_score(options, positive, limit):
+    assert score_limit(positive, MineConfig(**options)) == pytest.approx(limit)
+
+
+def test_scores_above_the_limit_are_dropped_and_the_limit_itself_is_not():
+    assert kept(candidates(0.9, 0.76, 0.7), limit=0.76) == ([1, 2], {"score above the limit": 1})
+    assert kept(candidates(-3.0, -4.4, -5.0), limit=-4.4) == ([1, 2], {"score above the limit": 1})
+
+
+def test_a_text_dropped_for_its_score_does_not_shadow_its_twin():
+    """Equal texts score alike, yet the second may be just below the limit: rounding."""
+    found = kept(candidates(0.9, 0.7), texts=["same", "same"], limit=0.8)
+    assert found == ([1], {"score above the limit": 1})
+
+
+def test_top_takes_the_first_and_random_takes_any():
+    found = candidates(*[1 - i / 100 for i in range(50)])
+    top = sample(found, "q", MineConfig(sampling="top", negatives_per_query=5))
+    assert [c.rank for c in top] == [1, 2, 3, 4, 5]
+    drawn = [sample(found, f"q{i}", MineConfig(negatives_per_query=5)) for i in range(200)]
+    assert all([c.rank for c in one] == sorted({c.rank for c in one}) and len(one) == 5 for one in drawn)
+    counts = Counter(c.rank for one in drawn for c in one)
+    assert set(counts) == set(range(1, 51))  # the whole window
+    assert max(counts.values()) < 3 * 200 * 5 / 50  # and no part of it much more than another
+
+
+def test_a_sample_depends_on_seed_and_query_alone():
+    found = candidates(*[1 - i / 100 for i in range(50)])
+    config = MineConfig(negatives_per_query=5)
+    first = sample(found, "q1", config)
+    sample(found, "another", config)
+    assert sample(found, "q1", config) == first
+    assert sample(found, "q2", config) != first
+    assert sample(found, "q1", MineConfig(negatives_per_query=5, seed=1)) != first
+
+
+def test_few_candidates_are_all_taken():
+    found = candidates(0.5, 0.4)
+    for sampling in ("top", "random"):
+        assert sample(found, "q", MineConfig(sampling=sampling, negatives_per_query=7)) == found
