@@ -130,6 +130,8 @@ class TrainConfig:
     """Scores are divided by it before the softmax."""
     dropout: float | None = None
     """Overrides the model's own dropout rates; null keeps them."""
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    """transformers' implementation. auto: eager on a processor up to 256 tokens, where it is faster; else sdpa."""
     precision: Precision = "auto"
     """auto: bf16 autocast where the processor or card has bf16 matrix units, else fp32. Weights stay fp32."""
     micro_batch_tokens: int = 8192

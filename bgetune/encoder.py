@@ -34,16 +34,16 @@ class Encoder(nn.Module):
         self.spec = spec
 
     @classmethod
-    def load(cls, config: ModelConfig) -> Encoder:
-        """Load by folder, Hub id or PyPI package, in float32.
+    def load(cls, config: ModelConfig, attention: str | None = None) -> Encoder:
+        """Load by folder, Hub id or PyPI package, in float32, with transformers' implementation of attention.
 
         Raises:
             UserError: the model is not there, needs code of its own, or is shorter than the maximum lengths.
         """
-        return cls.load_folder(model_folder(config), config)
+        return cls.load_folder(model_folder(config), config, attention)
 
     @classmethod
-    def load_folder(cls, folder: Path, config: ModelConfig) -> Encoder:
+    def load_folder(cls, folder: Path, config: ModelConfig, attention: str | None = None) -> Encoder:
         """Load a local folder; `config` gives everything besides the weights."""
         from transformers import AutoConfig, AutoModel, AutoTokenizer
         from transformers.utils import logging as transformers_logging
@@ -54,7 +54,7 @@ class Encoder(nn.Module):
         try:
             architecture = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-            backbone = _load_backbone(AutoModel, folder, architecture, trust)
+            backbone = _load_backbone(AutoModel, folder, architecture, trust, attention)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, *_BROKEN_WEIGHTS) as error:
             reason = " ".join(str(error).split())
             if "trust_remote_code" in reason:
@@ -140,9 +140,12 @@ class Encoder(nn.Module):
         return self.backbone.state_dict()
 
 
-def _load_backbone(auto_model: Any, folder: Path, architecture: Any, trust: bool) -> Any:
+def _load_backbone(auto_model: Any, folder: Path, architecture: Any, trust: bool, attention: str | None) -> Any:
     """Without the pooler where the class allows: BGE never uses it, and one that is absent would be random."""
-    extra = {"add_pooling_layer": False} if _has_pooler(auto_model, architecture) else {}
+    # None: transformers chooses; an architecture without sdpa (MPNet) refuses it by name
+    extra: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+    if _has_pooler(auto_model, architecture):
+        extra["add_pooling_layer"] = False
     backbone, found = auto_model.from_pretrained(
         folder, config=architecture, trust_remote_code=trust, output_loading_info=True, **extra
     )

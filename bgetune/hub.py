@@ -36,11 +36,13 @@ def export(config: JobConfig, run: Run) -> None:
         write_text(folder / "README.md", model_card(config, encoder.spec, report, stats, weights_files_hash(run.best)))
         written = Encoder.load_folder(folder, config.model)
         differences = compare_readers(folder, written)
-        worst = max(differences.values())
         limit = _TOLERANCE[config.export.dtype]
         log.info("export: largest difference from our own vectors\n%s", difference_table(differences))
-        if worst > limit:
-            raise UserError(f"export: a reader's vectors differ from ours by {worst:.2e}, more than {limit:.0e}")
+        for reader, difference in differences.items():
+            if not difference <= limit:  # a NaN is no match either
+                raise UserError(
+                    f"export: the vectors of {reader} differ from ours by {difference:.2e}, over {limit:.0e}"
+                )
         write_json(
             folder / "bgetune.json", {"largest_difference": {k: float(f"{v:.1e}") for k, v in differences.items()}}
         )

@@ -96,7 +96,7 @@ def config(tmp_path: Path, **sections: Any) -> dict[str, Any]:
         "eval": {"bootstrap_samples": 200, "permutations": 200},
     }
     for key, value in sections.items():
-        job[key] = {**job[key], **value} if isinstance(value, dict) else value
+        job[key] = {**job.get(key, {}), **value} if isinstance(value, dict) else value
     return job
 
 
