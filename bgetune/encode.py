@@ -74,7 +74,7 @@ def _report_cut(texts: Texts, cut: list[int], role: str, encoder: Encoder, confi
         return
     limit, option = encoder.spec.max_length(role), f"model.{role}_max_length"
     if config.model.overlong == "error":
-        where = texts.where(cut[0]) if texts.lines else repr(texts.ids[cut[0]])
+        where = texts.where(cut[0]) if texts.lines else f'{texts.source}: "{texts.ids[cut[0]]}"'
         raise UserError(f"{where}: the text is longer than {option} ({limit} tokens); raise it, or set model.overlong")
     share = 100 * len(cut) / len(texts)
     noun = "queries" if role == "query" else "passages"

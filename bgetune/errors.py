@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -26,11 +27,22 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f'; did you mean "{close[0]}"?' if close else ""
 
 
-def explain_os_error(error: OSError) -> str | None:
+def _disk_is_full(error: Exception) -> bool:
+    """As Python says it, as safetensors does (Rust's words), and as numpy does (a short write, without a number)."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    words = str(error)
+    short_write = isinstance(error, OSError) and re.fullmatch(r"\d+ requested and \d+ written", words)
+    return bool(short_write) or f"(os error {errno.ENOSPC})" in words or f"(os error {errno.EDQUOT})" in words
+
+
+def explain_os_error(error: Exception) -> str | None:
     """One line for the file-system errors a user can mend, None for the others."""
-    where = error.filename or "the output folder"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    where = getattr(error, "filename", None) or "the output folder"
+    if _disk_is_full(error):
         return f"{where}: the disk is full; free some room and run the same command again, it goes on from here"
+    if not isinstance(error, OSError):
+        return None
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{where}: no permission; choose an `output` folder that you may write to"
     if error.errno == errno.ENOENT:
@@ -50,7 +62,7 @@ def exit_code(program: Callable[[], int | None]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
+    except Exception as error:
         line = explain_os_error(error)
         if line is None:
             raise

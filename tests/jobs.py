@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
+from bgetune.cli import main
 from bgetune.config import JobConfig
 from bgetune.config_io import load_job
 from bgetune.data import read_retrieval_set
@@ -103,3 +105,19 @@ def only_error(capsys: pytest.CaptureFixture[str]) -> str:
     assert "Traceback" not in text
     assert text.rstrip().endswith(lines[0]), "the error is the last thing said"
     return lines[0]
+
+
+def fails(capsys: pytest.CaptureFixture[str], words: list[str], pattern: str, folder: Path) -> str:
+    """Run it; it must fail with the one line, and leave every file below `folder` as it was."""
+    before = hashes(folder)
+    assert main(words) == 2
+    error = only_error(capsys)
+    assert re.search(pattern, error), error
+    after = hashes(folder)
+    # the job's own configuration may be there, so that the corrected job is compared with it
+    made = {name for name in after if name not in before and not name.startswith("run/config.yaml")}
+    allowed = {name for name in made if re.fullmatch(r"run/(manifests/\w+\.started\.json|vectors/\w+\.npy)", name)}
+    assert made == allowed
+    assert not [name for name in after if ".partial" in name or ".old" in name]
+    assert all(after.get(name) == digest for name, digest in before.items())
+    return error

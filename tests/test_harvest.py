@@ -242,9 +242,7 @@ def test_stdlib_has_the_promised_size(stdlib):
     if sys.version_info[:2] == (3, 11):
         assert 3700 < len(stdlib.corpus) < 3850  # a patch release moves a few
     assert len(stdlib.corpus) > 2500
-    assert sizes["train"] > 1500
-    assert sizes["dev"] > 200
-    assert sizes["test"] > 400
+    assert all(sizes[split] > least for split, least in (("train", 1500), ("dev", 200), ("test", 400)))
     # private functions count, and so do folders that a distribution may leave out
     assert "json/decoder.py:JSONDecoder.decode" in stdlib.corpus.ids
     assert any(passage_id.rpartition(".")[2].startswith("_") for passage_id in stdlib.corpus.ids)

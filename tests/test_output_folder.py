@@ -1,0 +1,132 @@
+"""The output folder: not writable, another job's, in use, on a full disk. One line each, and nothing is lost."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import SafetensorError
+
+import bgetune.files
+import bgetune.run
+import train.checkpoint
+from bgetune.cli import main
+from tests import jobs
+from tests.jobs import fails, only_error
+from train.__main__ import main as train_main
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, capsys, monkeypatch):
+    """Run as root, permission bits bind nobody; so the system's answer is given in its place."""
+    job = jobs.write(tmp_path)
+    monkeypatch.setattr(bgetune.run.os, "access", lambda _path, mode: mode != os.W_OK)
+    fails(capsys, ["data-prep", "prepare", *job.words], r"output: .*run cannot be written to; choose another", tmp_path)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, capsys, monkeypatch):
+    job = jobs.write(tmp_path)
+    denied = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "run"))
+    monkeypatch.setattr(Path, "mkdir", lambda *args, **kwargs: (_ for _ in ()).throw(denied))
+    fails(capsys, ["data-prep", "prepare", *job.words], r"run: no permission; choose an `output` folder", tmp_path)
+
+
+def test_foreign_files_are_left_alone(tmp_path, capsys):
+    job = jobs.write(tmp_path)
+    job.run.root.mkdir()
+    (job.run.root / "thesis.tex").write_text("precious")
+    fails(capsys, ["data-prep", "prepare", *job.words], r"output: .*run holds files that are not a job's", tmp_path)
+
+
+def test_another_configuration_needs_update(tmp_path, capsys, caplog):
+    job = jobs.write(tmp_path)
+    assert main(["data-prep", "prepare", *job.words]) == 0
+    words = ["data-prep", "prepare", *job.words, "--train.learning_rate", "0.5", "--mine.seed", "3"]
+    capsys.readouterr()
+    error = fails(capsys, words, r"output: .*run belongs to another configuration: ", tmp_path)
+    assert "mine.seed (0 there, 3 now)" in error
+    assert "train.learning_rate (0.001 there, 0.5 now)" in error
+    assert "--update" in error
+    with caplog.at_level(logging.INFO, logger="bgetune"):
+        assert main([*words, "--update"]) == 0
+    assert "learning_rate: 0.5" in job.run.config_file.read_text()
+    assert "prepare: still holds, skipped" in caplog.text  # it depends on neither key
+
+
+@pytest.mark.parametrize(("stage", "words"), [("prepare", ["data-prep", "prepare"]), ("adapt", ["adapt"])])
+def test_two_at_once(tmp_path, capsys, stage, words):
+    job = jobs.write(tmp_path)
+    lock = job.run.root / "manifests" / f".{stage}.lock"
+    assert main(["data-prep", "prepare", *job.words]) == 0
+    capsys.readouterr()
+    with open(lock, "w") as held:
+        held.write("4711")
+        held.flush()
+        fcntl.flock(held, fcntl.LOCK_EX)
+        pattern = rf"output: {stage} is running in .*run already \(process 4711\)"
+        fails(capsys, [*words, *job.words], pattern, tmp_path)
+
+
+# -- the disk is full: three ways in which it is said, recorded from a file system of 200 kB
+
+FULL = {
+    "python": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    "safetensors": SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    "numpy": OSError("1000000 requested and 25584 written"),
+}
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def full(*_args: Any, **_kwargs: Any) -> Any:
+        raise error
+
+    return full
+
+
+def test_disk_full_while_preparing(tmp_path, capsys, monkeypatch):
+    job = jobs.write(tmp_path)
+    assert main(["data-prep", "prepare", *job.words]) == 0
+    job.run.manifest("prepare").unlink()
+    (job.run.data("clinic") / "corpus.jsonl").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(bgetune.files.os, "fsync", raising(FULL["python"]))
+        assert main(["data-prep", "prepare", *job.words]) == 2
+    assert "the disk is full; free some room and run the same command again" in only_error(capsys)
+    assert not [path for path in job.run.root.rglob("*") if ".partial" in path.name]
+    assert main(["data-prep", "prepare", *job.words]) == 0
+
+
+def test_disk_full_while_mining(tmp_path, capsys, monkeypatch):
+    job = jobs.prepared(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("bgetune.encode.np.save", raising(FULL["numpy"]))
+        fails(capsys, ["data-prep", "mine", *job.words], "the disk is full; free some room", tmp_path)
+    assert main(["data-prep", "mine", *job.words]) == 0
+
+
+def test_disk_full_while_training(tmp_path, capsys, caplog, monkeypatch):
+    """The checkpoint of step 4 does not fit: best and step 2 are whole, and it goes on from there."""
+    jobs.fresh_accelerator()
+    job = jobs.trainable(tmp_path)
+    original, calls = train.checkpoint.save_file, []
+
+    def save_file(tensors: Any, path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            path.write_bytes(b"half")
+            raise FULL["safetensors"]
+        original(tensors, path)
+
+    monkeypatch.setattr(train.checkpoint, "save_file", save_file)
+    assert train_main(job.words) == 2
+    assert "the disk is full; free some room" in only_error(capsys)
+    assert {path.name for path in job.run.checkpoints.iterdir()} == {"best", "step-2"}
+    jobs.fresh_accelerator()
+    with caplog.at_level(logging.INFO, logger="bgetune"):
+        assert train_main(job.words) == 0
+    assert "train: goes on after step 2 of 6" in caplog.text
