@@ -90,9 +90,13 @@ class Encoder(nn.Module):
     def device(self) -> torch.device:
         return next(self.backbone.parameters()).device
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Token ids and mask, both [N, L], to dense vectors [N, D]."""
-        states = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, embedded: Tensor | None = None) -> Tensor:
+        """Token ids and mask, both [N, L], to dense vectors [N, D].
+
+        `embedded`, float [N, L, H]: the input embeddings of `input_ids`, where they were looked up before.
+        """
+        tokens = {"input_ids": input_ids} if embedded is None else {"inputs_embeds": embedded}
+        states = self.backbone(attention_mask=attention_mask, **tokens).last_hidden_state
         return dense(states, attention_mask, self.spec.pooling, self.spec.normalize)
 
     def tokenize(self, texts: Sequence[str], role: str) -> tuple[list[list[int]], list[int]]:

@@ -65,11 +65,18 @@ def training_step(
 
 
 def _encode(encoder: Encoder, token_ids: list[list[int]], micro_batches: list[list[int]]) -> Tensor:
-    """Vectors [N, D] in the order of `token_ids`, encoded micro-batch by micro-batch in one graph."""
+    """Vectors [N, D] in the order of `token_ids`, encoded micro-batch by micro-batch in one graph.
+
+    Input embeddings are looked up once for the step: each lookup in the whole table costs a gradient of the
+    table's size (V x H) in the backward pass, so that one a micro-batch would cost more than the encoder.
+    """
+    padded = [encoder.pad([token_ids[row] for row in rows]) for rows in micro_batches]
+    vocabulary = torch.unique(torch.cat([ids.flatten() for ids, _ in padded]))
+    table = encoder.backbone.get_input_embeddings()(vocabulary.to(encoder.device))
     pieces = []
-    for rows in micro_batches:
-        ids, mask = encoder.pad([token_ids[row] for row in rows])
-        pieces.append(encoder(ids.to(encoder.device), mask.to(encoder.device)))
+    for ids, mask in padded:
+        embedded = torch.nn.functional.embedding(torch.searchsorted(vocabulary, ids).to(encoder.device), table)
+        pieces.append(encoder(ids.to(encoder.device), mask.to(encoder.device), embedded))
     order = torch.tensor([row for rows in micro_batches for row in rows], device=encoder.device)
     return torch.cat(pieces)[torch.argsort(order)]
 
