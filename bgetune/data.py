@@ -6,7 +6,7 @@ Every reader checks what it reads and names the file and line of the first mista
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,14 @@ class Texts:
         return [f"{title} {text}".strip() for title, text in zip(self.titles, self.texts, strict=True)]
 
     def where(self, i: int) -> str:
-        return f"{self.source}:{self.lines[i]}"
+        """The file and line of text i, or its id where it came from no file."""
+        return f"{self.source}:{self.lines[i]}" if self.lines else f'the text "{self.ids[i]}"'
+
+    def take(self, rows: Sequence[int]) -> Texts:
+        """The texts at `rows`, in that order."""
+        ids, texts = [self.ids[i] for i in rows], [self.texts[i] for i in rows]
+        titles = [self.titles[i] for i in rows] if self.titles else []
+        return Texts(ids, texts, titles, self.source, [self.lines[i] for i in rows] if self.lines else [])
 
 
 @dataclass(frozen=True)
@@ -50,11 +57,10 @@ class RetrievalSet:
     queries: Texts
     qrels: dict[str, Qrels]
 
-    def queries_of(self, split: str) -> tuple[list[str], list[str]]:
-        """Ids and texts of the queries that have judgements in a split, in the order of queries.jsonl."""
+    def queries_of(self, split: str) -> Texts:
+        """The queries that have judgements in a split, in the order of queries.jsonl."""
         judged = self.qrels[split]
-        rows = [i for i, query_id in enumerate(self.queries.ids) if query_id in judged]
-        return [self.queries.ids[i] for i in rows], [self.queries.texts[i] for i in rows]
+        return self.queries.take([i for i, query_id in enumerate(self.queries.ids) if query_id in judged])
 
 
 @dataclass(frozen=True)

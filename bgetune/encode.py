@@ -74,13 +74,16 @@ def _report_cut(texts: Texts, cut: list[int], role: str, encoder: Encoder, confi
         return
     limit, option = encoder.spec.max_length(role), f"model.{role}_max_length"
     if config.model.overlong == "error":
-        where = texts.where(cut[0]) if texts.lines else f'{texts.source}: "{texts.ids[cut[0]]}"'
-        raise UserError(f"{where}: the text is longer than {option} ({limit} tokens); raise it, or set model.overlong")
+        raise UserError(
+            f"{texts.where(cut[0])}: the text is longer than {option} ({limit} tokens); raise it, or set model.overlong"
+        )
+    # once for each file, not at every retrieval on dev
+    if (texts.source, role) in encoder.reported:
+        return
+    encoder.reported.add((texts.source, role))
     share = 100 * len(cut) / len(texts)
-    noun = "queries" if role == "query" else "passages"
-    log.info(
-        "%d of %d %s (%.1f %%) are longer than %s (%d) and are cut", len(cut), len(texts), noun, share, option, limit
-    )
+    message = "%s: %d of %d texts (%.1f %%) are longer than %s (%d tokens) and are cut"
+    log.info(message, texts.source, len(cut), len(texts), share, option, limit)
 
 
 def encode_once(

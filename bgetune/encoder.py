@@ -32,6 +32,8 @@ class Encoder(nn.Module):
         self.backbone = backbone
         self.tokenizer = tokenizer
         self.spec = spec
+        self.reported: set[tuple[Path, str]] = set()
+        """Files and roles whose overlong texts have been reported."""
 
     @classmethod
     def load(cls, config: ModelConfig, attention: str | None = None) -> Encoder:

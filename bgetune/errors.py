@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
+from bgetune.progress import BarHandler
+
 
 class UserError(Exception):
     """A mistake the user can mend. The message names the option or file:line, the value, and what to do."""
@@ -54,7 +56,7 @@ def explain_os_error(error: Exception) -> str | None:
 
 def exit_code(program: Callable[[], int | None]) -> int:
     """Run a program; turn a user's mistake into one line and 2, an interrupt into 130."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[BarHandler()])
     for noisy in ("httpx", "httpcore", "huggingface_hub", "datasets", "bm25s", "faiss", "sentence_transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 from tqdm import tqdm
+
+
+class BarHandler(logging.Handler):
+    """Log lines above a running bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def progress(total: int, label: str, unit: str, initial: int = 0) -> tqdm:
@@ -16,6 +24,6 @@ def progress(total: int, label: str, unit: str, initial: int = 0) -> tqdm:
         unit_scale=total >= 10_000,
         initial=initial,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
-        leave=True,
+        leave=None,  # a bar inside another goes when it is done
         dynamic_ncols=True,
     )

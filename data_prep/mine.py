@@ -51,8 +51,7 @@ def _mine_dense(data: RetrievalSet, config: JobConfig, run: Run) -> tuple[list[E
             f"mine.rank_last: {settings.rank_last} is more than the {len(corpus)} passages of {corpus.source}"
         )
     encoder = Encoder.load(config.model)
-    query_ids, query_texts = data.queries_of("train")
-    queries = Texts(query_ids, query_texts, source=data.queries.source)
+    queries = data.queries_of("train")
     passages = encode_once(encoder, corpus, "passage", config, "mine: passages", run.vectors)
     questions = encode_once(encoder, queries, "query", config, "mine: queries", run.vectors)
     index = DenseIndex.build(passages, encoder.spec.similarity, settings.index)
@@ -139,9 +138,9 @@ def _given(path: Path, settings: MineConfig) -> list[Example]:
 
 def _positives_only(data: RetrievalSet) -> list[Example]:
     text_of = dict(zip(data.corpus.ids, data.corpus.full_texts(), strict=True))
-    query_ids, query_texts = data.queries_of("train")
+    queries = data.queries_of("train")
     examples = []
-    for query_id, query in zip(query_ids, query_texts, strict=True):
+    for query_id, query in zip(queries.ids, queries.texts, strict=True):
         positives = _positives(data.qrels["train"], query_id)
         pos = [text_of[passage_id] for passage_id in positives]
         examples.append(Example(query=query, pos=pos, neg=[], query_id=query_id, pos_ids=positives, neg_ids=[]))

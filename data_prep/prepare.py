@@ -59,9 +59,9 @@ def _folded(text: str) -> str:
 
 
 def _warn_of_overlap(name: str, data: RetrievalSet) -> None:
-    train = {_folded(text) for text in data.queries_of("train")[1]}
+    train = {_folded(text) for text in data.queries_of("train").texts}
     for split in ("dev", "test"):
-        count = sum(_folded(text) in train for text in data.queries_of(split)[1])
+        count = sum(_folded(text) in train for text in data.queries_of(split).texts)
         if count:
             log.warning(
                 "prepare: %s: %d of its %s queries are train queries too; its gain there is too good",
@@ -77,8 +77,8 @@ def _apart_from_training(guard: RetrievalSet, domain: RetrievalSet, source: Sour
     Harvested code holds copies of the standard library and stock phrases: such queries are left out. Data of the
     user's own are not changed behind their back: an equal query is refused.
     """
-    ids, texts = guard.queries_of("test")
-    train_ids, train_texts = domain.queries_of("train")
+    tested, trained = guard.queries_of("test"), domain.queries_of("train")
+    ids, texts, train_ids, train_texts = tested.ids, tested.texts, trained.ids, trained.texts
     if source.kind != "harvest":
         train = {_folded(text) for text in train_texts}
         count = sum(_folded(text) in train for text in texts)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bgetune.config import SourceConfig
-from bgetune.data import SPLITS, Example, Qrels, RetrievalSet, Texts, json_lines, parse_example, read_retrieval_set
+from bgetune.data import SPLITS, Example, Qrels, RetrievalSet, json_lines, parse_example, read_retrieval_set
 from bgetune.errors import UserError
 
 from .harvest import harvest
@@ -119,5 +119,4 @@ def _with_all_splits(data: RetrievalSet, source: SourceConfig, option: str, guar
 
 def _only_test(data: RetrievalSet) -> RetrievalSet:
     """The set without the queries that are not test's."""
-    ids, texts = data.queries_of("test")
-    return RetrievalSet(data.corpus, Texts(ids, texts), {"test": data.qrels["test"]})
+    return RetrievalSet(data.corpus, data.queries_of("test"), {"test": data.qrels["test"]})

@@ -52,12 +52,12 @@ def cut(data: RetrievalSet, shares: Sequence[tuple[str, float]], seed: int) -> d
         Split -> qrels, `train` and the new ones; a split without a query is absent.
     """
     train = data.qrels["train"]
-    ids, texts = data.queries_of("train")
-    groups = sorted(_groups(ids, texts, train), key=lambda group: stable_hash(seed, group[0]))
+    queries = data.queries_of("train")
+    groups = sorted(_groups(queries.ids, queries.texts, train), key=lambda group: stable_hash(seed, group[0]))
     splits = fill([len(group) for group in groups], shares)
     home = {query_id: split for group, split in zip(groups, splits, strict=True) for query_id in group}
     qrels: dict[str, Qrels] = {}
-    for query_id in ids:
+    for query_id in queries.ids:
         qrels.setdefault(home[query_id], {})[query_id] = train[query_id]
     return qrels
 

@@ -39,7 +39,6 @@ def read_eval_set(name: str, role: str, run: Run) -> EvalSet:
     data = read_retrieval_set(folder)
     if "test" not in data.qrels:
         raise UserError(f"{folder / 'qrels' / 'test.tsv'}: missing; run the stage `prepare` again, it cuts the split")
-    ids, texts = data.queries_of("test")
-    qrels = {query_id: data.qrels["test"][query_id] for query_id in ids}
-    queries = Texts(ids, texts, source=data.queries.source)
+    queries = data.queries_of("test")
+    qrels = {query_id: data.qrels["test"][query_id] for query_id in queries.ids}
     return EvalSet(name, role, queries, data.corpus, qrels, sha256_tree(folder))

@@ -69,7 +69,7 @@ def trainable(tmp_path: Path, **sections: Any) -> Job:
             "neg": [texts[(i + 10 * k) % 60] for k in (1, 2, 3)],
             "neg_ids": [f"d{(i + 10 * k) % 60}" for k in (1, 2, 3)],
         }
-        for i, query in enumerate(data.queries_of("train")[1])
+        for i, query in enumerate(data.queries_of("train").texts)
     ]
     write_jsonl(job.run.examples, rows)
     return job

@@ -45,7 +45,8 @@ def test_a_good_folder_is_read(tmp_path):
     assert data.corpus.ids == ["p1", "p2", "p3"]
     assert data.corpus.full_texts() == ["T one", "two", "three"]
     assert data.qrels == {"train": {"q1": {"p1": 1}}, "test": {"q2": {"p2": 2, "p3": 1}}}
-    assert data.queries_of("test") == (["q2"], ["second?"])
+    assert data.queries_of("test").ids == ["q2"]
+    assert data.queries_of("test").texts == ["second?"]
     assert data.queries.where(1) == f"{tmp_path}/queries.jsonl:2"
 
 

@@ -192,7 +192,7 @@ def test_what_is_cut_is_said(folder, caplog):
     config = job(folder)
     with caplog.at_level(logging.INFO, logger="bgetune"):
         run(Encoder.load(config.model), [*TEXTS, "pain " * 40], config)
-    assert "1 of 6 passages (16.7 %) are longer than model.passage_max_length (32) and are cut" in caplog.text
+    assert "1 of 6 texts (16.7 %) are longer than model.passage_max_length (32 tokens) and are cut" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="bgetune"):
         run(Encoder.load(config.model), TEXTS, config)

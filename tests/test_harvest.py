@@ -195,7 +195,7 @@ def assert_apart(data: RetrievalSet) -> None:
     sides = ("train", "dev", "test")
     for i, one in enumerate(sides):
         for other in sides[i + 1 :]:
-            assert near_duplicates(data.queries_of(one)[1], data.queries_of(other)[1]) == []
+            assert near_duplicates(data.queries_of(one).texts, data.queries_of(other).texts) == []
             positives = [[passage[p] for of in data.qrels[side].values() for p in of] for side in (one, other)]
             assert near_duplicates(*positives) == []
 

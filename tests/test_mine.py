@@ -33,7 +33,8 @@ def scores_by_numpy(job: Job) -> tuple[list[str], list[str], np.ndarray]:
     """Train query ids, passage ids, and every score, without an index."""
     data, config = read_retrieval_set(job.run.data("clinic")), job.config
     encoder = Encoder.load(config.model)
-    query_ids, texts = data.queries_of("train")
+    queries = data.queries_of("train")
+    query_ids, texts = queries.ids, queries.texts
     q = encode(encoder, Texts(query_ids, texts), "query", config, "test").astype(np.float64)
     p = encode(encoder, data.corpus, "passage", config, "test").astype(np.float64)
     if config.model.similarity == "euclidean":

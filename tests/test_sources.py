@@ -97,7 +97,7 @@ def test_what_belongs_together_is_on_one_side(tmp_path_factory, seed):
     except UserError as error:  # all queries may hang together
         assert "no query is left for the" in str(error)  # noqa: PT017
         return
-    sides = [data.queries_of(split)[1] for split in ("train", "dev", "test")]
+    sides = [data.queries_of(split).texts for split in ("train", "dev", "test")]
     positives = [{p for of in data.qrels[split].values() for p in of} for split in ("train", "dev", "test")]
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert near_duplicates(sides[i], sides[j]) == []
@@ -372,7 +372,7 @@ def test_prepare_leaves_what_training_sees_out_of_a_harvested_guard(tmp_path, mo
     for name, of in (("bgetune_dom", docs), ("bgetune_grd", docs[20:] + texts(5, 100))):
         (tmp_path / name).mkdir()
         for i, doc in enumerate(of):
-            code = f'def f{i}():\n    """{doc}"""\n    return {name} + "{doc}"\n'
+            code = f'def f{i}():\n    """{doc}"""\n    value = {name}\n    value += "{doc}"\n    return value\n'
             (tmp_path / name / f"m{i}.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
     data = {
@@ -382,7 +382,7 @@ def test_prepare_leaves_what_training_sees_out_of_a_harvested_guard(tmp_path, mo
     assert main(job(tmp_path, data)) == 0
     domain = read_retrieval_set(tmp_path / "run" / "data" / "domain")
     guard = read_retrieval_set(tmp_path / "run" / "data" / "code")
-    assert set(guard.queries.texts) == set(docs[20:] + texts(5, 100)) - set(domain.queries_of("train")[1])
+    assert set(guard.queries.texts) == set(docs[20:] + texts(5, 100)) - set(domain.queries_of("train").texts)
 
 
 def test_prepare_names_a_mistake_in_the_data_and_leaves_nothing(tmp_path, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from bgetune.config import JobConfig
-from bgetune.data import Texts, read_retrieval_set
+from bgetune.data import read_retrieval_set
 from bgetune.encoder import Encoder
 from bgetune.metrics import means, per_query
 from bgetune.run import Run
@@ -17,10 +17,9 @@ class DevSet:
 
     def __init__(self, config: JobConfig, run: Run) -> None:
         data = read_retrieval_set(run.data(config.data.name))
-        ids, texts = data.queries_of("dev")
-        kept = _first_by_hash(ids, config.train.eval_max_queries)
-        chosen = [i for i, query_id in enumerate(ids) if query_id in kept]
-        self._queries = Texts([ids[i] for i in chosen], [texts[i] for i in chosen], source=data.queries.source)
+        queries = data.queries_of("dev")
+        kept = _first_by_hash(queries.ids, config.train.eval_max_queries)
+        self._queries = queries.take([i for i, query_id in enumerate(queries.ids) if query_id in kept])
         self._qrels = {query_id: data.qrels["dev"][query_id] for query_id in self._queries.ids}
         self._corpus = data.corpus
         self._config, self._run = config, run
