@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -11,8 +12,8 @@ from collections.abc import Sequence
 from bgetune.config import JobConfig
 from bgetune.config_io import parse_job
 from bgetune.errors import UserError
-from bgetune.run import Run, only_one, open_run
-from bgetune.stages import STAGES, Stage, add_run_options, holds
+from bgetune.run import LOCK_HELD, Run, open_run
+from bgetune.stages import PARENT_PIPE, STAGES, Stage, add_run_options, holds
 
 log = logging.getLogger("bgetune")
 
@@ -23,8 +24,7 @@ Run it again to go on after an interruption; stages whose inputs and configurati
 def adapt(argv: Sequence[str]) -> int:
     """`bgetune adapt --config C`. Returns the exit code of the first stage that failed, else 0."""
     config, own = parse_job(argv, "bgetune adapt", _DESCRIPTION, add_run_options)
-    run = open_run(config, own["update"])
-    with only_one(run, "adapt"):
+    with open_run(config, own["update"]) as run:
         redo = own["force"]
         for number, stage in enumerate(STAGES, start=1):
             heading = f"[{number}/{len(STAGES)}] {stage.name}"
@@ -42,8 +42,31 @@ def adapt(argv: Sequence[str]) -> int:
 
 
 def _start(stage: Stage, run: Run, redo: bool) -> int:
+    """Run a stage to its end. It holds our lock with us, and ends when we end."""
     command = [sys.executable, "-m", *stage.command, "--config", str(run.config_file)]
-    return subprocess.run(command + ["--force"] * redo, check=False).returncode
+    ours, theirs = os.pipe()
+    held = {LOCK_HELD: str(run.root.resolve()), PARENT_PIPE: str(ours)}
+    try:
+        child = subprocess.Popen(command + ["--force"] * redo, env={**os.environ, **held}, pass_fds=(ours,))
+        os.close(ours)
+        code = _wait(child)
+    finally:
+        os.close(theirs)
+    if code < 0:
+        raise UserError(
+            f"{stage.name}: ended by signal {-code}; if that was for want of memory, lower train.micro_batch_tokens or "
+            "encode_batch_tokens, then run the same command again"
+        )
+    return code
+
+
+def _wait(child: subprocess.Popen[bytes]) -> int:
+    try:
+        return child.wait()
+    except KeyboardInterrupt:
+        # the terminal has sent the stage the same signal; let it say its line
+        child.wait()
+        raise
 
 
 def _say_result(config: JobConfig, run: Run) -> None:

@@ -8,7 +8,7 @@ import yaml
 
 from bgetune.config import JobConfig
 from bgetune.config_io import to_yaml
-from bgetune.layout import EncoderSpec
+from bgetune.layout import EncoderSpec, flag_model_settings
 
 
 def model_card(
@@ -24,7 +24,7 @@ def model_card(
     parts = [
         _metadata(config),
         f"# {_title(config)}",
-        f"{_base_link(config)} fine-tuned for retrieval on *{config.data.name}* with bgetune.",
+        _what_it_is(config, report),
         "## Measured gain",
         _gain_table(report),
         "Base and tuned were measured on the same test queries with indexes rebuilt from their own weights; the "
@@ -37,9 +37,17 @@ def model_card(
         "<details><summary>The whole configuration</summary>\n\n```yaml\n" + to_yaml(config) + "```\n\n</details>",
         "## Limits",
         "Measured on the sets above and on nothing else; other domains and languages may have gained or lost. "
-        f"Texts are cut at {spec.passage_max_length} tokens (queries: {spec.query_max_length}).",
+        f"Measured with passages cut at {spec.passage_max_length} tokens and queries at {spec.query_max_length}; "
+        "sentence-transformers has one limit for both, the larger (`model.max_seq_length`).",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _what_it_is(config: JobConfig, report: dict[str, Any]) -> str:
+    if report["model"]["base_weights"] == report["model"]["tuned_weights"]:
+        return f"**These are the weights of {_base_link(config)}**: no checkpoint of the training was better on dev."
+    made = f"{_base_link(config)} fine-tuned for retrieval on *{config.data.name}* with bgetune."
+    return " ".join([made, *(str(line) for line in report["headline"])])
 
 
 def _title(config: JobConfig) -> str:
@@ -101,17 +109,14 @@ print(model.similarity(queries, passages))
 ```"""
     if spec.pooling == "max":
         return snippets
-    instruction = f"\n    query_instruction_for_retrieval={spec.query_instruction!r}," if spec.query_instruction else ""
+    settings = "".join(f"    {key}={value!r},\n" for key, value in flag_model_settings(spec).items())
     return f"""{snippets}
 
 ```python
 from FlagEmbedding import FlagModel
 
 model = FlagModel(
-    "PATH_OR_ID",{instruction}
-    pooling_method="{spec.pooling}",
-    normalize_embeddings={spec.normalize},
-    use_fp16=False,
-)
+    "PATH_OR_ID",
+{settings})
 print(model.encode_queries(["a question"]) @ model.encode_corpus(["a passage"]).T)
 ```"""

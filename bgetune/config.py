@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
 
 from bgetune.errors import UserError
 
@@ -115,7 +116,7 @@ class TrainConfig:
     epochs: float = 1.0
     """Passes over the training queries."""
     max_steps: int | None = None
-    """Stop after this many steps, whatever epochs says."""
+    """At most this many steps; fewer where `epochs` ends first."""
     learning_rate: float = 2e-5
     """Peak of the schedule."""
     schedule: Literal["linear", "cosine"] = "linear"
@@ -207,8 +208,18 @@ def _require(holds: bool, option: str, value: object, rule: str) -> None:
         raise UserError(f"{option}: {value!r} will not do; {rule}")
 
 
+def _refuse_infinite(section: Any, prefix: str) -> None:
+    for field_ in fields(section):
+        value = getattr(section, field_.name)
+        if is_dataclass(value):
+            _refuse_infinite(value, f"{prefix}{field_.name}.")
+        elif isinstance(value, float):
+            _require(math.isfinite(value), f"{prefix}{field_.name}", value, "use a finite number")
+
+
 def check(config: JobConfig) -> JobConfig:
     """Refuse values that have the right type and no sense. Raises UserError naming the option."""
+    _refuse_infinite(config, "")
     model, mine, train, evaluation = config.model, config.mine, config.train, config.eval
     _require(bool(config.output.strip()), "output", config.output, "name the job's folder")
     _require(config.encode_batch_tokens >= 1, "encode_batch_tokens", config.encode_batch_tokens, "use at least 1")
@@ -235,7 +246,8 @@ def check(config: JobConfig) -> JobConfig:
         _require(seed >= 0, option, seed, "use 0 or more")
     _require(config.data.name not in config.data.guards, "data.guards", config.data.name, "the domain has that name")
     _require(mine.negatives_per_query >= 1, "mine.negatives_per_query", mine.negatives_per_query, "use at least 1")
-    _require(1 <= mine.rank_first <= mine.rank_last, "mine.rank_first", mine.rank_first, "1 <= rank_first <= rank_last")
+    window = f"1 <= rank_first <= rank_last, which is {mine.rank_last}"
+    _require(1 <= mine.rank_first <= mine.rank_last, "mine.rank_first", mine.rank_first, window)
     _require(train.batch_size >= 1, "train.batch_size", train.batch_size, "use at least 1")
     in_batch_only = mine.method == "none" or train.negatives_per_query == 0
     _require(
@@ -245,6 +257,11 @@ def check(config: JobConfig) -> JobConfig:
     _require(train.negatives_per_query >= 0, "train.negatives_per_query", train.negatives_per_query, "use 0 or more")
     _require(train.epochs > 0, "train.epochs", train.epochs, "use more than 0")
     _require(train.max_steps is None or train.max_steps >= 1, "train.max_steps", train.max_steps, "use at least 1")
+    _require(train.weight_decay >= 0, "train.weight_decay", train.weight_decay, "use 0 or more")
+    _require(evaluation.examples >= 0, "eval.examples", evaluation.examples, "use 0 or more")
+    most = mine.max_share_of_positive
+    _require(most is None or most > 0, "mine.max_share_of_positive", most, "use more than 0, or null")
+    _require(mine.margin is None or mine.margin >= 0, "mine.margin", mine.margin, "use 0 or more, or null")
     _require(train.learning_rate > 0, "train.learning_rate", train.learning_rate, "use more than 0")
     _require(0 <= train.warmup_share < 1, "train.warmup_share", train.warmup_share, "use a share from 0 to below 1")
     _require(train.temperature > 0, "train.temperature", train.temperature, "use more than 0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import re
 import typing
 import warnings
@@ -167,6 +168,7 @@ def parse_job(
         add_own(parser)
         own = {action.dest for action in parser._actions}
     parser.add_class_arguments(JobConfig)
+    argv = [_shipped(word) for word in argv]
     for path in _config_paths(argv):
         _check_yaml(path)
     try:
@@ -178,6 +180,17 @@ def parse_job(
     values = {field.name: names[field.name] for field in dataclasses.fields(JobConfig)}
     extras = {key: names[key] for key in own if key in names and key not in ("help", "config", "print_config")}
     return check(JobConfig(**values)), extras
+
+
+def _shipped(word: str) -> str:
+    """`configs/NAME.yaml` where there is no clone: the file that came with the package."""
+    option, equals, path = word.rpartition("=") if word.startswith("--config=") else ("", "", word)
+    if not re.fullmatch(r"configs/[\w.-]+\.yaml", path) or Path(path).exists():
+        return word
+    spec = importlib.util.find_spec("bgetune.configs")
+    places = [Path(place) / Path(path).name for place in (spec.submodule_search_locations or [])] if spec else []
+    found = next((place for place in places if place.exists()), None)
+    return option + equals + str(found) if found else word
 
 
 def _config_paths(argv: Sequence[str]) -> list[Path]:

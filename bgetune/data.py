@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bgetune.config import SourceConfig
 from bgetune.errors import UserError
-from bgetune.files import atomic_file, write_jsonl
+from bgetune.files import atomic_file, json_object, write_jsonl
 
 SPLITS = ("train", "dev", "test")
 Qrels = dict[str, dict[str, int]]
@@ -83,6 +84,11 @@ class Example:
         return {key: value for key, value in self.__dict__.items() if value is not None}
 
 
+def source_path(source: SourceConfig) -> Path:
+    """Where a source is on this machine; a leading `~` is the home folder."""
+    return Path(source.path).expanduser()
+
+
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (file:line, object) for each line that is not blank. Raises UserError on anything but objects."""
     try:
@@ -97,30 +103,9 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             for line, text in enumerate(file, start=1):
                 if text.strip():
                     where = f"{path}:{line}"
-                    yield where, _json_object(text, where)
+                    yield where, json_object(text, where)
         except UnicodeDecodeError as error:
             raise UserError(f"{path}:{line + 1}: not UTF-8 text ({error.reason}); save the file as UTF-8") from None
-
-
-def _json_object(text: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: expected a JSON object, got {type(row).__name__}")
-    if "\\ud" in text.lower() and _has_lone_surrogate(row):
-        raise UserError(f"{where}: an escape \\uD800 to \\uDFFF without its other half; it is no character, remove it")
-    return row
-
-
-def _has_lone_surrogate(row: dict[str, Any]) -> bool:
-    """Valid JSON, but no text: it could be read and never be written again."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def _string(row: dict[str, Any], key: str, where: str, default: str | None = None) -> str:
@@ -278,3 +263,12 @@ def read_examples(path: Path) -> list[Example]:
 
 def write_examples(path: Path, examples: Iterable[Example]) -> int:
     return write_jsonl(path, (example.to_row() for example in examples))
+
+
+def normalised(text: str) -> str:
+    """Case and white space folded: two texts with the same result are the same text.
+
+    >>> normalised(" A  b\\n")
+    'a b'
+    """
+    return " ".join(text.lower().split())

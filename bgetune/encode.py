@@ -94,6 +94,9 @@ def encode_once(
     The name is the content: changed weights or texts can never be served from an older file. With `keep`
     off, what is there is used and nothing is added: for weights that the next step overwrites.
     """
+    if config.model.overlong == "error":
+        # before the cache: another configuration may have cut and kept them
+        _report_cut(texts, encoder.tokenize(texts.full_texts(), role)[1], role, encoder, config)
     path = cache / f"{_key(encoder, texts, role, config)}.npy"
     if path.is_file():
         return np.load(path)
@@ -107,7 +110,14 @@ def encode_once(
 
 def _key(encoder: Encoder, texts: Texts, role: str, config: JobConfig) -> str:
     dtype = autocast_dtype(config.encode_precision, encoder.device)
-    settings = [encoder.weights_hash(), role, str(dtype), encoder.device.type, config.encode_batch_tokens]
+    settings = [
+        encoder.weights_hash(),
+        role,
+        str(dtype),
+        encoder.device.type,
+        encoder.attention,
+        config.encode_batch_tokens,
+    ]
     digest = hashlib.sha256(json.dumps(settings).encode())
     for text in texts.full_texts():
         digest.update(hashlib.sha256(text.encode()).digest())

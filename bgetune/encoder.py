@@ -21,6 +21,8 @@ from bgetune.heads import dense
 from bgetune.layout import EncoderSpec, read_spec, write_layout
 from bgetune.models import model_folder
 
+# how a configuration was stored, not what it describes
+_NOT_OF_THE_MODEL = ("transformers_version", "dtype", "torch_dtype", "architectures")
 _BROKEN_WEIGHTS = (SafetensorError, pickle.UnpicklingError)
 
 
@@ -36,16 +38,16 @@ class Encoder(nn.Module):
         """Files and roles whose overlong texts have been reported."""
 
     @classmethod
-    def load(cls, config: ModelConfig, attention: str | None = None) -> Encoder:
-        """Load by folder, Hub id or PyPI package, in float32, with transformers' implementation of attention.
+    def load(cls, config: ModelConfig) -> Encoder:
+        """Load by folder, Hub id or PyPI package, in float32.
 
         Raises:
             UserError: the model is not there, needs code of its own, or is shorter than the maximum lengths.
         """
-        return cls.load_folder(model_folder(config), config, attention)
+        return cls.load_folder(model_folder(config), config)
 
     @classmethod
-    def load_folder(cls, folder: Path, config: ModelConfig, attention: str | None = None) -> Encoder:
+    def load_folder(cls, folder: Path, config: ModelConfig) -> Encoder:
         """Load a local folder; `config` gives everything besides the weights."""
         from transformers import AutoConfig, AutoModel, AutoTokenizer
         from transformers.utils import logging as transformers_logging
@@ -56,7 +58,7 @@ class Encoder(nn.Module):
         try:
             architecture = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-            backbone = _load_backbone(AutoModel, folder, architecture, trust, attention)
+            backbone = _load_backbone(AutoModel, folder, architecture, trust)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, *_BROKEN_WEIGHTS) as error:
             reason = " ".join(str(error).split())
             if "trust_remote_code" in reason:
@@ -126,19 +128,46 @@ class Encoder(nn.Module):
             mask[row, : len(tokens)] = 1
         return ids, mask
 
+    @property
+    def attention(self) -> str:
+        """transformers' implementation of attention in use."""
+        return str(self.backbone.config._attn_implementation)
+
+    def use_attention(self, name: str) -> None:
+        """Change to another implementation, `sdpa` or `eager`; the result is the same but for rounding."""
+        if name != self.attention:
+            self.backbone.set_attn_implementation(name)
+
     def weights_hash(self) -> str:
-        """SHA-256 of every parameter and buffer, by name, with the spec: what decides a text's vector."""
-        digest = hashlib.sha256(json.dumps(asdict(self.spec), sort_keys=True).encode())
+        """SHA-256 of what decides a text's vector: spec, architecture, tokenizer, every parameter by its name."""
+        settings = [asdict(self.spec), self._architecture(), self._tokenization()]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for name, tensor in sorted(self.backbone.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def _architecture(self) -> dict[str, Any]:
+        told = self.backbone.config.to_dict()
+        return {k: str(v) for k, v in told.items() if not k.startswith("_") and k not in _NOT_OF_THE_MODEL}
+
+    def _tokenization(self) -> str:
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return str(sorted(self.tokenizer.get_vocab().items()))
+        rules = json.loads(backend.to_str())
+        return json.dumps({key: value for key, value in rules.items() if key not in ("truncation", "padding")})
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Write weights (safetensors), configuration, tokenizer and sentence-transformers' files into `folder`."""
         state = {name: t.detach().cpu().to(dtype) if t.is_floating_point() else t for name, t in self._state().items()}
         self.backbone.config.dtype = dtype
         self.backbone.save_pretrained(folder, state_dict=state, safe_serialization=True)
+        # a fast tokenizer remembers its last call; a reader of the raw file would cut passages as queries
+        if (backend := getattr(self.tokenizer, "backend_tokenizer", None)) is not None:
+            backend.no_truncation()
+            backend.no_padding()
+        self.tokenizer.model_max_length = max(self.spec.query_max_length, self.spec.passage_max_length)
         self.tokenizer.save_pretrained(folder)
         write_layout(folder, self.spec, self.width)
 
@@ -146,12 +175,9 @@ class Encoder(nn.Module):
         return self.backbone.state_dict()
 
 
-def _load_backbone(auto_model: Any, folder: Path, architecture: Any, trust: bool, attention: str | None) -> Any:
+def _load_backbone(auto_model: Any, folder: Path, architecture: Any, trust: bool) -> Any:
     """Without the pooler where the class allows: BGE never uses it, and one that is absent would be random."""
-    # None: transformers chooses; an architecture without sdpa (MPNet) refuses it by name
-    extra: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
-    if _has_pooler(auto_model, architecture):
-        extra["add_pooling_layer"] = False
+    extra = {"add_pooling_layer": False} if _has_pooler(auto_model, architecture) else {}
     backbone, found = auto_model.from_pretrained(
         folder, config=architecture, trust_remote_code=trust, output_loading_info=True, **extra
     )

@@ -38,6 +38,11 @@ def _disk_is_full(error: Exception) -> bool:
     return bool(short_write) or f"(os error {errno.ENOSPC})" in words or f"(os error {errno.EDQUOT})" in words
 
 
+def _could_not_be_made(path: str) -> bool:
+    """Not there, in a folder that can be looked into: only an output is made; an input that is refused is there."""
+    return not os.path.lexists(path) and os.access(os.path.dirname(os.path.abspath(path)), os.X_OK)
+
+
 def explain_os_error(error: Exception) -> str | None:
     """One line for the file-system errors a user can mend, None for the others."""
     where = getattr(error, "filename", None) or "the output folder"
@@ -46,7 +51,9 @@ def explain_os_error(error: Exception) -> str | None:
     if not isinstance(error, OSError):
         return None
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{where}: no permission; choose an `output` folder that you may write to"
+        if _could_not_be_made(str(where)):
+            return f"{where}: no permission; choose an `output` folder that you may write to"
+        return f"{where}: cannot be read or written; check its permissions"
     if error.errno == errno.ENOENT:
         return f"{where}: no such file or folder"
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from bgetune.errors import UserError
 
 
 def _flush_to_disk(path: Path) -> None:
@@ -36,6 +39,12 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         partial.unlink(missing_ok=True)
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a folder to fill; it takes the place of `path` only when the block ends without an error.
@@ -53,6 +62,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield partial
         for file in sorted(partial.rglob("*")):
             if file.is_file():
+                file.chmod(0o666 & ~_umask())  # safetensors writes for the owner alone
                 _flush_to_disk(file)
         if path.exists():
             os.replace(path, old)
@@ -68,7 +78,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -80,9 +90,43 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     count = 0
     with atomic_file(path) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
             count += 1
     return count
+
+
+def json_object(text: str, where: str) -> dict[str, Any]:
+    """One line of a JSONL file. Raises UserError, with `where`, on anything but an object that can be written again."""
+    try:
+        row = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        lone = "\\ud" in text.lower() and _has_lone_surrogate(row)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise UserError(f"{where}: nested too deeply to be read; write flat objects") from None
+    except ValueError as error:  # a number: _finite's, or Python's limit of 4,300 digits
+        raise UserError(f"{where}: not valid JSON ({str(error).partition(':')[0]})") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected a JSON object, got {type(row).__name__}")
+    if lone:
+        raise UserError(f"{where}: an escape \\uD800 to \\uDFFF without its other half; it is no character, remove it")
+    return row
+
+
+def _finite(number: str) -> float:
+    """A float of a JSON text; Python would take NaN and Infinity, and 1e999 for infinity."""
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"{number[:40]} is no finite number")
+    return value
+
+
+def _has_lone_surrogate(row: Any) -> bool:
+    """Valid JSON, but no text: it could be read and never be written again."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def sha256_file(path: Path) -> str:

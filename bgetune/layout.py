@@ -52,7 +52,14 @@ def read_spec(folder: Path, config: ModelConfig) -> EncoderSpec:
 
 def _modules_in(folder: Path) -> list[dict[str, Any]]:
     path = folder / "modules.json"
-    return read_json(path) if path.is_file() else []
+    modules = read_json(path) if path.is_file() else []
+    for module in modules:
+        kind = module.get("type", "").rpartition(".")[2]
+        if kind not in ("Transformer", "Pooling", "Normalize"):
+            raise UserError(
+                f"model.name_or_path: {path} has a module {kind!r}, which is not supported; it would be lost"
+            )
+    return modules
 
 
 def _pooling_in(folder: Path) -> Pooling | None:
@@ -74,6 +81,22 @@ def _pooling_mode(settings: dict[str, Any], path: Path) -> Pooling:
 def _normalize_in(folder: Path) -> bool | None:
     modules = _modules_in(folder)
     return any(module.get("type", "").endswith("Normalize") for module in modules) if modules else None
+
+
+def flag_model_settings(spec: EncoderSpec) -> dict[str, Any]:
+    """What FlagEmbedding's `FlagModel` must be told to give our vectors, since it reads none of it from the folder."""
+    settings: dict[str, Any] = {
+        "pooling_method": spec.pooling,
+        "normalize_embeddings": spec.normalize,
+        "query_max_length": spec.query_max_length,
+        "passage_max_length": spec.passage_max_length,
+        "use_fp16": False,
+    }
+    if spec.query_instruction:
+        settings["query_instruction_for_retrieval"] = spec.query_instruction
+    if spec.passage_instruction:
+        settings["passage_instruction_for_retrieval"] = spec.passage_instruction
+    return settings
 
 
 def write_layout(folder: Path, spec: EncoderSpec, width: int) -> None:

@@ -14,6 +14,8 @@ from bgetune.files import sha256_file
 # What a model folder is read from; leaves out ONNX, OpenVINO, TensorFlow and pictures, which double a download.
 _WANTED = ("*.json", "*.safetensors", "*.bin", "*.pt", "*.txt", "*.model", "*.py", "1_Pooling/*", "2_Normalize/*")
 _UNWANTED = ("onnx/*", "openvino/*", "tf_model*", "flax_model*", "rust_model*", "imgs/*")
+# The weights a second time, left out where there are safetensors; BGE-M3's sparse_linear.pt is no such copy.
+_PICKLED = ("*.bin", "pytorch_model*")
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,13 @@ def _hub_folder(name: str, revision: str | None) -> Path:
         RevisionNotFoundError,
     )
 
+    def fetch(*unwanted: str) -> Path:
+        ignored = [*_UNWANTED, *unwanted]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_WANTED), ignore_patterns=ignored))
+
     try:
-        wanted, unwanted = list(_WANTED), list(_UNWANTED)
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=unwanted))
+        folder = fetch(*_PICKLED)
+        return folder if any(folder.glob("model*.safetensors")) else fetch()
     except RevisionNotFoundError:
         raise UserError(f"model.revision: {name} has no revision {revision!r}") from None
     except GatedRepoError:

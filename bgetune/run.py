@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from bgetune.config import JobConfig
 from bgetune.config_io import flatten, load_job, to_dict, to_yaml
@@ -70,56 +72,98 @@ class Run:
         return self.root / "vectors"
 
     def manifest(self, stage: str) -> Path:
+        """What a finished stage was made from, and hashes of what it made."""
         return self.root / "manifests" / f"{stage}.json"
 
+    def started(self, stage: str) -> Path:
+        """What a stage that has begun and not ended is made from."""
+        return self.root / "manifests" / f"{stage}.started.json"
 
-def open_run(config: JobConfig, update: bool) -> Run:
-    """Make or open the job's folder.
+    @property
+    def resumable(self) -> Path:
+        """What the training whose checkpoints these are is made from; without it they are not gone on from."""
+        return self.checkpoints / "made_from.json"
+
+
+@contextmanager
+def open_run(config: JobConfig, update: bool) -> Iterator[Run]:
+    """Make or open the job's folder and hold it: one process at a time, of this configuration.
 
     Raises:
-        UserError: the folder belongs to another configuration and `update` is off, or cannot be written.
+        UserError: the folder is in use, holds something else, cannot be written, or belongs to another
+            configuration and `update` is off.
     """
     run = Run(Path(config.output))
     if run.root.exists() and not run.root.is_dir():
         raise UserError(f"output: {run.root} is a file; name a folder")
-    if run.config_file.exists():
-        before, now = flatten(to_dict(load_job(run.config_file))), flatten(to_dict(config))
-        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        if changed and not update:
-            shown = ", ".join(f"{k} ({before.get(k)!r} there, {now.get(k)!r} now)" for k in changed[:3])
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            raise UserError(
-                f"output: {run.root} belongs to another configuration: {shown}{more}; "
-                "choose another `output`, or pass --update to redo the stages this changes"
-            )
-    elif run.root.exists() and any(not p.name.startswith(".") for p in run.root.iterdir()):
+    if run.root.exists() and not run.config_file.exists() and any(p.name not in _OURS for p in run.root.iterdir()):
         raise UserError(f"output: {run.root} holds files that are not a job's; choose a new or empty folder")
     run.root.mkdir(parents=True, exist_ok=True)
     if not os.access(run.root, os.W_OK):
         raise UserError(f"output: {run.root} cannot be written to; choose another folder")
-    text = to_yaml(config)
-    if not run.config_file.exists() or run.config_file.read_text(encoding="utf-8") != text:
-        write_text(run.config_file, text)
-    return run
+    with _locked(run):
+        _refuse_other_configuration(config, run, update)
+        text = to_yaml(config)
+        if not run.config_file.exists() or run.config_file.read_text(encoding="utf-8") != text:
+            write_text(run.config_file, text)
+        yield run
+
+
+_OURS = {".lock", ".config.yaml.partial", ".DS_Store"}
+"""What a job that was killed before it wrote its configuration may have left."""
+
+
+def _refuse_other_configuration(config: JobConfig, run: Run, update: bool) -> None:
+    """Unless nothing has been finished with it yet: a first try with a slip in it binds nobody."""
+    finished = [p for p in (run.root / "manifests").glob("*.json") if not p.name.endswith(".started.json")]
+    if update or not finished or not run.config_file.exists():
+        return
+    before, now = flatten(to_dict(load_job(run.config_file))), flatten(to_dict(config))
+    # how the folder's own path is written changes nothing in it
+    changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k != "output")
+    if changed:
+        shown = ", ".join(f"{k} ({before.get(k)!r} there, {now.get(k)!r} now)" for k in changed[:3])
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(
+            f"output: {run.root} belongs to another configuration: {shown}{more}; "
+            "choose another `output`, or pass --update to redo the stages this changes"
+        )
+
+
+LOCK_HELD = "BGETUNE_LOCK_HELD"
+"""Environment: the folder whose lock the parent process (`adapt`) holds for this one."""
 
 
 @contextmanager
-def only_one(run: Run, what: str) -> Iterator[None]:
-    """Hold the job's lock for `what`; a second process gets one clear line instead of a broken folder."""
-    path = run.root / "manifests" / f".{what}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"output: {what} is running in {run.root} already (process {file.read().strip()})"
-            ) from None
+def _locked(run: Run) -> Iterator[None]:
+    """Hold the folder's lock; a second process gets one clear line instead of a broken folder."""
+    if os.environ.get(LOCK_HELD) == str(run.root.resolve()):
+        yield
+        return
+    with open(run.root / ".lock", "a+", encoding="utf-8") as file:
+        _take(file, run)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _take(file: IO[str], run: Run) -> None:
+    # the stages of a job that was killed end within moments of it
+    last_try = time.monotonic() + 3
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > last_try:
+                file.seek(0)
+                owner = file.read().strip()
+                raise UserError(f"output: a job is running in {run.root} already (process {owner})") from None
+            time.sleep(0.1)
 
 
 def is_main_process() -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -15,10 +17,11 @@ import jsonargparse
 
 from bgetune.config import JobConfig
 from bgetune.config_io import flatten, parse_job, to_dict
+from bgetune.data import source_path
 from bgetune.errors import UserError, exit_code
-from bgetune.files import read_json, sha256_file, sha256_tree, write_json
+from bgetune.files import read_json, sha256_file, sha256_json, sha256_tree, write_json
 from bgetune.models import model_folder
-from bgetune.run import Run, is_main_process, only_one, open_run
+from bgetune.run import Run, is_main_process, open_run
 
 log = logging.getLogger("bgetune")
 
@@ -52,9 +55,9 @@ STAGES: tuple[Stage, ...] = (
         what="read the domain and the guards into BEIR layout",
         keys=("data",),
         inputs=lambda config, run: [
-            Path(source.path)
+            source_path(source)
             for source in (config.data.domain, *config.data.guards.values())
-            if source.path and Path(source.path).exists()
+            if source.path and source_path(source).exists()
         ],
         outputs=lambda config, run: [run.data(name) for name in _sets(config)],
         uses_model=False,
@@ -109,7 +112,7 @@ def fingerprint(stage: Stage, config: JobConfig, run: Run) -> dict[str, Any]:
     if stage.name == "prepare":
         made_from["harvested"] = _harvested_versions(config)
     if stage.uses_model:
-        made_from["base_weights"] = weights_files_hash(model_folder(config.model))
+        made_from["base_model"] = _model_files_hash(model_folder(config.model))
     return made_from
 
 
@@ -122,6 +125,13 @@ def _harvested_versions(config: JobConfig) -> dict[str, str]:
         name: ",".join(f"{owner} {version(owner)}" for owner in sorted(set(owners.get(name, [])))) for name in names
     }
     return {**found, "stdlib": sys.version.split()[0]} if names else {}
+
+
+def _model_files_hash(folder: Path) -> str:
+    """Hash of everything in a model's folder that decides a vector: weights, configuration, tokenizer, modules."""
+    kinds = (".json", ".txt", ".model", ".py", ".safetensors", ".bin", ".pt")
+    files = sorted(path for path in folder.rglob("*") if path.suffix in kinds and path.is_file())
+    return sha256_json([[str(path.relative_to(folder)), sha256_file(path)] for path in files])
 
 
 def weights_files_hash(folder: Path) -> str:
@@ -145,17 +155,16 @@ def holds(stage: Stage, config: JobConfig, run: Run) -> bool:
     return manifest["outputs"] == {_name_in(run, p): sha256_tree(p) for p in stage.outputs(config, run)}
 
 
-def _begin(stage: Stage, config: JobConfig, run: Run) -> None:
-    """Clear what an earlier start with other inputs left; keep what an earlier start of the same work left."""
-    started = run.root / "manifests" / f"{stage.name}.started.json"
-    made_from = fingerprint(stage, config, run)
-    if run.manifest(stage.name).exists() or not started.exists() or read_json(started) != made_from:
-        run.manifest(stage.name).unlink(missing_ok=True)
-        leftovers = [*stage.outputs(config, run)]
+def _begin(stage: Stage, config: JobConfig, run: Run, afresh: bool) -> None:
+    """Note what the work is made from; a stage that goes on from where it was compares this with its own note.
+
+    Nothing is removed here: what an earlier run made stays until the new work takes its place.
+    """
+    started, made_from = run.started(stage.name), fingerprint(stage, config, run)
+    if afresh or not started.exists() or read_json(started) != made_from:
+        # only training goes on from where it was
         if stage.name == "train":
-            leftovers += [run.checkpoints, run.train_log]
-        for path in leftovers:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            run.resumable.unlink(missing_ok=True)
         write_json(started, made_from)
 
 
@@ -171,7 +180,7 @@ def _seal(stage: Stage, config: JobConfig, run: Run) -> None:
     assert not missing, f"stage {stage.name} ended without {missing}"
     made = {"made_from": fingerprint(stage, config, run), "outputs": outputs, "packages": versions}
     write_json(run.manifest(stage.name), made)
-    (run.root / "manifests" / f"{stage.name}.started.json").unlink(missing_ok=True)
+    run.started(stage.name).unlink(missing_ok=True)
 
 
 def add_run_options(parser: jsonargparse.ArgumentParser) -> None:
@@ -186,32 +195,50 @@ def run_stage(
     stage = stage_named(name)
 
     def program() -> None:
+        _end_with_parent()
         words = list(sys.argv[1:] if argv is None else argv)
         description = f"{stage.name}: {stage.what}."
         config, own = parse_job(words, prog or f"python -m {' '.join(stage.command)}", description, add_run_options)
-        run = open_run(config, own["update"])
         if not is_main_process():
-            # decides as rank 0 does: rank 0 removes a manifest only when it does not hold
+            # decides as rank 0 does: a manifest that holds stays as it is
+            run = Run(Path(config.output))
             if own["force"] or not holds(stage, config, run):
                 body(config, run)
             return
-        with only_one(run, name):
-            for path in stage.inputs(config, run):
-                if path.is_relative_to(run.root) and not path.exists():
-                    maker = _maker_of(path, config, run)
-                    raise UserError(
-                        f"{path}: missing; run the stage `{maker}` first, or `bgetune adapt` for all of them"
-                    )
-            if own["force"]:
-                run.manifest(name).unlink(missing_ok=True)
-            if holds(stage, config, run):
+        with open_run(config, own["update"]) as run:
+            _refuse_missing_inputs(stage, config, run)
+            if not own["force"] and holds(stage, config, run):
                 log.info("%s: still holds, skipped (--force does it again)", name)
                 return
-            _begin(stage, config, run)
+            _begin(stage, config, run, own["force"])
             body(config, run)
             _seal(stage, config, run)
 
     return exit_code(program)
+
+
+def _refuse_missing_inputs(stage: Stage, config: JobConfig, run: Run) -> None:
+    for path in stage.inputs(config, run):
+        if path.is_relative_to(run.root) and not path.exists():
+            maker = _maker_of(path, config, run)
+            raise UserError(f"{path}: missing; run the stage `{maker}` first, or `bgetune adapt` for all of them")
+
+
+PARENT_PIPE = "BGETUNE_PARENT_PIPE"
+"""Environment: number of a pipe that closes when the process that started this one ends."""
+
+
+def _end_with_parent() -> None:
+    """A stage that outlives a killed `adapt` would go on writing into a folder that nobody holds any more."""
+    pipe = os.environ.pop(PARENT_PIPE, None)
+    if pipe is None:
+        return
+
+    def wait_for_the_end() -> None:
+        os.read(int(pipe), 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
 
 
 def _maker_of(path: Path, config: JobConfig, run: Run) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from bgetune.config import SourceConfig
-from bgetune.data import Example
+from bgetune.data import Example, source_path
 from bgetune.errors import UserError, did_you_mean
 
 from .rows import Row
 
 _BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
+_NO_DATA = ("dataset_info.json", "dataset_infos.json", "state.json")  # what `datasets` writes beside its data
 _OURS = ("query", "positive", "negative", "title")
 
 
@@ -33,39 +35,62 @@ def dataset_rows(source: SourceConfig, option: str) -> Iterator[Row]:
     if unknown:
         hint = did_you_mean(unknown[0], _OURS) or f"; use {', '.join(_OURS)}"
         raise UserError(f"{option}.columns: {unknown[0]!r} is none of our names{hint}")
-    path = Path(source.path).expanduser()
+    path = source_path(source)
     if not path.exists():
         yield from _named_rows(_from_hub(source, option), source.path, source, option)
         return
     with tempfile.TemporaryDirectory(prefix="bgetune-") as cache:
-        for file in _files(path, option):
-            yield from _named_rows(_from_file(file, cache, option), str(file), source, option)
+        yield from _named_rows(_from_here(path, cache, source, option), str(path), source, option)
 
 
-def _files(path: Path, option: str) -> list[Path]:
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    known = [file for file in files if file.suffix in _BUILDERS and not file.name.startswith(".")]
-    if not known:
+def _kind(path: Path, option: str) -> str:
+    """The suffix of the data at `path`. The README of a dataset may say which of several kinds to read."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    found = {file.suffix for file in files if file.name not in _NO_DATA and not _hidden(file.relative_to(path))}
+    kinds = sorted(found & set(_BUILDERS))
+    if not kinds:
         raise UserError(f"{option}.path: {path} is or holds no {', '.join(_BUILDERS)} file")
-    kinds = sorted({file.suffix for file in known})
-    if len(kinds) > 1:
+    card = path / "README.md"
+    if len(kinds) > 1 and not (card.is_file() and "\nconfigs:" in card.read_text(encoding="utf-8", errors="replace")):
         raise UserError(f"{option}.path: {path} holds files of several kinds ({', '.join(kinds)}); name one of them")
-    return known
+    return kinds[0]
 
 
-def _from_file(file: Path, cache: str, option: str) -> Any:
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _from_here(path: Path, cache: str, source: SourceConfig, option: str) -> Any:
+    """The split of a folder, by the names of its files as `datasets` reads them; a file is all of its split."""
     import datasets
 
     datasets.disable_progress_bars()
     datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
-    separator = {"sep": "\t"} if file.suffix == ".tsv" else {}
+    kind = _kind(path, option)
+    name = _BUILDERS[kind]
+    options: dict[str, Any] = {"cache_dir": cache}
+    if path.is_dir():
+        options |= {"path": str(path.resolve()), "name": source.subset}
+    else:
+        split = re.match(r"[\w.]*", source.split)
+        options |= {"path": name, "data_files": {(split and split[0]) or "train": [str(path)]}}
+        options |= {"sep": "\t"} if kind == ".tsv" else {}
     try:
-        return datasets.load_dataset(
-            _BUILDERS[file.suffix], data_files={"train": [str(file)]}, split="train", cache_dir=cache, **separator
-        )
-    except (datasets.exceptions.DatasetsError, ValueError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
-        raise UserError(f"{option}.path: {file} cannot be read as {_BUILDERS[file.suffix]}: {reason}") from None
+        builder = datasets.load_dataset_builder(**options)
+        if hasattr(builder.config, "converters"):  # csv; pandas would take 042 for the number 42
+            options["converters"] = dict.fromkeys(source.columns.values(), str)
+            builder = datasets.load_dataset_builder(**options)
+        builder.download_and_prepare()
+    except (datasets.exceptions.DatasetsError, ValueError, FileNotFoundError) as error:
+        reason = " ".join(str(error.__cause__ or error).split()).partition(" Example of usage")[0][:200]
+        if reason.startswith(("BuilderConfig", "Config name")):
+            raise UserError(f"{option}.subset: {source.subset!r} will not do for {path}: {reason}") from None
+        raise UserError(f"{option}.path: {path} cannot be read as {name}: {reason}") from None
+    try:
+        return builder.as_dataset(split=source.split)
+    except ValueError:
+        known = ", ".join(builder.info.splits)
+        raise UserError(f"{option}.split: {path} has no split {source.split!r}; it has {known}") from None
 
 
 def _from_hub(source: SourceConfig, option: str) -> Any:

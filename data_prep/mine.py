@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from bgetune.config import JobConfig, MineConfig
-from bgetune.data import Example, Qrels, RetrievalSet, Texts, read_examples, read_retrieval_set, write_examples
+from bgetune.data import (
+    Example,
+    Qrels,
+    RetrievalSet,
+    Texts,
+    normalised,
+    read_examples,
+    read_retrieval_set,
+    write_examples,
+)
 from bgetune.encode import encode_once
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
@@ -18,7 +27,7 @@ from bgetune.files import write_json
 from bgetune.index.dense import DenseIndex
 from bgetune.run import Run
 
-from .select import Candidate, filter_candidates, normalised, sample, score_limit
+from .select import Candidate, filter_candidates, sample, score_limit
 
 log = logging.getLogger("bgetune")
 

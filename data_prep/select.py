@@ -83,12 +83,3 @@ def sample(candidates: Sequence[Candidate], query_id: str, config: MineConfig) -
     digest = hashlib.sha256(f"{config.seed}\t{query_id}".encode()).digest()
     chosen = random.Random(int.from_bytes(digest[:8], "big")).sample(range(len(candidates)), count)
     return [candidates[i] for i in sorted(chosen)]
-
-
-def normalised(text: str) -> str:
-    """Case and white space folded: two texts with the same result are the same text.
-
-    >>> normalised(" A  b\\n")
-    'a b'
-    """
-    return " ".join(text.lower().split())

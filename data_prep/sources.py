@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bgetune.config import SourceConfig
-from bgetune.data import SPLITS, Example, Qrels, RetrievalSet, json_lines, parse_example, read_retrieval_set
+from bgetune.data import (
+    SPLITS,
+    Example,
+    Qrels,
+    RetrievalSet,
+    json_lines,
+    parse_example,
+    read_retrieval_set,
+    source_path,
+)
 from bgetune.errors import UserError
 
 from .harvest import harvest
@@ -42,7 +51,7 @@ def load(source: SourceConfig, option: str, guard: bool) -> Loaded:
     else:
         data, given = _read(source, option)
         if source.max_pairs is not None:
-            data = _limited(data, source.max_pairs, source.seed)
+            data = _limited(data, source.max_pairs, source.seed, f"{option}.max_pairs")
         data = _with_all_splits(data, source, option, guard)
     for split in ("test",) if guard else SPLITS:
         if not data.qrels.get(split):
@@ -61,7 +70,7 @@ def _named(source: SourceConfig) -> str:
 
 
 def _read(source: SourceConfig, option: str) -> tuple[RetrievalSet, list[Example] | None]:
-    path = Path(source.path)
+    path = source_path(source)
     if source.kind == "beir":
         if not path.is_dir():
             found = "is a file" if path.exists() else "does not exist"
@@ -87,17 +96,20 @@ def _flagembedding_rows(path: Path, option: str) -> Iterator[Row]:
             yield Row(where, parse_example(row, where))
 
 
-def _limited(data: RetrievalSet, max_pairs: int, seed: int) -> RetrievalSet:
-    """The first queries by hash whose judgements are at most `max_pairs` together."""
+def _limited(data: RetrievalSet, max_pairs: int, seed: int, option: str) -> RetrievalSet:
+    """The first queries by hash whose judgements are at most `max_pairs` together, without those that do not fit."""
     judged = [(query_id, split) for split in data.qrels for query_id in data.qrels[split]]
     kept: dict[str, Qrels] = {split: {} for split in data.qrels}
     room = max_pairs
     for query_id, split in sorted(judged, key=lambda pair: (stable_hash(seed, pair[0]), pair[1])):
         judgements = data.qrels[split][query_id]
         if len(judgements) > room:
-            break
+            continue
         room -= len(judgements)
         kept[split][query_id] = judgements
+    if not any(kept.values()):
+        fewest = min(len(data.qrels[split][query_id]) for query_id, split in judged)
+        raise UserError(f"{option}: {max_pairs} leaves no query; the one with the fewest judgements has {fewest}")
     return replace(data, qrels={split: qrels for split, qrels in kept.items() if qrels})
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from bgetune.data import SPLITS, parse_example, read_examples, read_retrieval_set
 from bgetune.errors import UserError
+from bgetune.files import json_object
 
 SHOWN = 20
 
@@ -83,17 +84,9 @@ def _bad_rows(path: Path, check: Callable[[dict[str, Any], str], None]) -> Itera
         try:
             if not line.strip():
                 continue
-            row = json.loads(line.decode())
-            if not isinstance(row, dict):
-                raise UserError(f"{where}: expected a JSON object, got {type(row).__name__}; write one object a line")
-            json.dumps(row, ensure_ascii=False).encode()
-            check(row, where)
+            check(json_object(line.decode(), where), where)
         except UnicodeDecodeError as error:
             yield f"{where}: not UTF-8 text ({error.reason}); save the file as UTF-8"
-        except UnicodeEncodeError:
-            yield f"{where}: an escape \\uD800 to \\uDFFF without its other half; it is no character, remove it"
-        except json.JSONDecodeError as error:
-            yield f"{where}: not valid JSON ({error.msg} at column {error.colno}); write one object a line"
         except UserError as error:
             yield str(error)
 
@@ -135,6 +128,9 @@ def _bad_judgements(path: Path, query_ids: set[str], passage_ids: set[str]) -> I
         if cells[1] not in passage_ids:
             yield f'{where}: the passage "{cells[1]}" is not in corpus.jsonl; add it or remove the line'
         try:
-            int(float(cells[2]))
+            whole = int(float(cells[2])) == float(cells[2])
         except (ValueError, OverflowError):
             yield f"{where}: the score {cells[2]!r} is not a number; use 0, 1, 2, ..."
+            continue
+        if not whole:
+            yield f"{where}: the score {cells[2]} is not whole; trec_eval's grades are 0, 1, 2, ..."

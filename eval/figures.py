@@ -64,7 +64,10 @@ def count(number: int, noun: str, plural: str) -> str:
 
 def headline(report: Mapping[str, Any], retriever: str, metric: str) -> list[str]:
     """One sentence a set, the domain's first: the verdict, and the figures that it rests on."""
-    return [_sentence(name, measured, retriever, metric) for name, measured in report["sets"].items()]
+    lines = [_sentence(name, measured, retriever, metric) for name, measured in report["sets"].items()]
+    if report["model"]["base_weights"] == report["model"]["tuned_weights"]:
+        lines.insert(0, "No checkpoint was better on dev than the base model, so `tuned` is the base model itself.")
+    return lines
 
 
 def _sentence(name: str, measured: Mapping[str, Any], retriever: str, metric: str) -> str:

@@ -12,15 +12,15 @@ from rich.text import Text
 
 from .figures import COLUMNS, count, table
 
-# A pipe or a log file has no width of its own; rich would squeeze the table into 80 columns.
-_WIDTH_WITHOUT_TERMINAL = 110
+# rich would squeeze the table into a narrow window, or the 80 columns of a pipe, by cutting digits.
+_LEAST_WIDTH = 110
 
 
 def print_report(report: Mapping[str, Any], console: Console | None = None) -> None:
     """Print a table a set, then the headline, to stdout."""
     out = console or Console(highlight=False)
-    if console is None and not out.is_terminal:
-        out = Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
+    if console is None and (not out.is_terminal or out.width < _LEAST_WIDTH):
+        out = Console(highlight=False, width=_LEAST_WIDTH)
     for name, measured in report["sets"].items():
         sizes = (
             f"{count(measured['n_queries'], 'query', 'queries')}, {count(measured['n_docs'], 'passage', 'passages')}"

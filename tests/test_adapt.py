@@ -7,7 +7,9 @@ import math
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from bgetune.cli import main
 from bgetune.files import read_json
 from bgetune.stages import STAGES
+from data_prep.__main__ import main as data_prep
 from tests import jobs, tiny
 from tests.jobs import Job, hashes
 
@@ -60,7 +63,7 @@ def test_it_leaves_everything_and_names_model_and_report(adapted):
     assert said[-2:] == [f"model:  {run.export}", f"report: {run.report / 'report.md'}"]
     made = {path.name for path in run.root.iterdir()}
     assert made == {
-        "config.yaml", "data", "mined", "checkpoints", "logs", "report", "export", "vectors", "manifests"
+        ".lock", "config.yaml", "data", "mined", "checkpoints", "logs", "report", "export", "vectors", "manifests"
     }  # fmt: skip
     assert [path for path in run.root.rglob("*") if ".partial" in path.name or ".old" in path.name] == []
     assert {path.name for path in (run.root / "manifests").glob("*.json")} == {f"{name}.json" for name in NAMES}
@@ -136,11 +139,14 @@ def test_a_stage_that_fails_ends_the_job_with_its_code(copy, monkeypatch, code):
     shutil.rmtree(copy.run.root / "mined")
     started: list[list[str]] = []
 
-    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
-        started.append(command)
-        return subprocess.CompletedProcess(command, code)
+    class Child:
+        def __init__(self, command: list[str], **_: Any) -> None:
+            started.append(command)
 
-    monkeypatch.setattr("bgetune.adapt.subprocess.run", run)
+        def wait(self) -> int:
+            return code
+
+    monkeypatch.setattr("bgetune.adapt.subprocess.Popen", Child)
     assert main(["adapt", *copy.words]) == code
     assert [command[1:4] for command in started] == [["-m", "bgetune.data_prep", "mine"]]
 
@@ -152,3 +158,23 @@ def test_manifests_hold_hashes_and_versions_only(adapted):
         manifest = read_json(job.run.manifest(name))
         assert set(manifest) == {"made_from", "outputs", "packages"}
         assert not any(Path(path).is_absolute() for path in manifest["outputs"])
+
+
+def test_killed_it_takes_its_stage_along(tmp_path):
+    """Else the stage would go on writing, and the same command would be refused until it had ended."""
+    job = jobs.write(tmp_path)
+    with subprocess.Popen([sys.executable, "-m", "bgetune.cli", "adapt", *job.words], stderr=subprocess.PIPE) as adapt:
+        assert adapt.stderr is not None
+        while b"[2/5] mine" not in adapt.stderr.readline():
+            pass
+        time.sleep(0.5)  # its stage is being started
+        adapt.kill()
+        adapt.stderr.read()  # ends when the stage, which has the same stream, has ended
+    assert data_prep(["prepare", *job.words]) == 0  # the folder is free
+
+
+def test_a_stage_ended_by_a_signal_is_said(copy, monkeypatch, capsys):
+    shutil.rmtree(copy.run.root / "mined")
+    monkeypatch.setattr("bgetune.adapt.subprocess.Popen", lambda command, **_: SimpleNamespace(wait=lambda: -9))
+    assert main(["adapt", *copy.words]) == 2
+    assert "mine: ended by signal 9; if that was for want of memory" in capsys.readouterr().err

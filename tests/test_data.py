@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,8 @@ from bgetune.data import (
     write_examples,
     write_retrieval_set,
 )
-from bgetune.errors import UserError
+from bgetune.errors import UserError, explain_os_error
+from bgetune.files import write_json, write_jsonl
 
 CORPUS = [
     '{"_id": "p1", "title": "T", "text": "one"}',
@@ -74,6 +77,12 @@ LONG_ID = '{"_id": "p1", "text": "again"}'
     ("name", "lines", "message"),
     [
         ("corpus_dot_jsonl", [*CORPUS, "{broken"], "corpus.jsonl:4: not valid JSON (Expecting property name"),
+        ("corpus_dot_jsonl", ["[" * 10**5], "corpus.jsonl:1: nested too deeply to be read"),
+        ("corpus_dot_jsonl", ['{"a": ' * 10**5], "corpus.jsonl:1: nested too deeply to be read"),
+        ("corpus_dot_jsonl", ['{"a": ' + "9" * 5000 + "}"], "corpus.jsonl:1: not valid JSON (Exceeds the limit"),
+        ("corpus_dot_jsonl", ['{"a": NaN}'], "corpus.jsonl:1: not valid JSON (NaN is no finite number)"),
+        ("corpus_dot_jsonl", ['{"a": [-Infinity]}'], "corpus.jsonl:1: not valid JSON (-Infinity is no finite number)"),
+        ("corpus_dot_jsonl", ['{"a": 1e999}'], "corpus.jsonl:1: not valid JSON (1e999 is no finite number)"),
         ("corpus_dot_jsonl", ["[1]"], "corpus.jsonl:1: expected a JSON object, got list"),
         ("corpus_dot_jsonl", ['{"text": "x"}'], 'corpus.jsonl:1: the key "_id" is missing; the line has text'),
         ("corpus_dot_jsonl", ["{}"], 'corpus.jsonl:1: the key "_id" is missing; the line has no keys'),
@@ -176,3 +185,25 @@ def test_no_file_and_no_line_are_named(tmp_path):
     (tmp_path / "t.jsonl").write_text("\n")
     with pytest.raises(UserError, match="no line in it"):
         read_examples(tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_json_lacks_is_not_written(tmp_path, number):
+    for write in (write_json, lambda path, row: write_jsonl(path, [row])):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write(tmp_path / "file", {"a": number})
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- files that the system refuses
+
+
+def test_a_file_that_may_not_be_read_is_no_matter_of_the_output(tmp_path, monkeypatch):
+    path = tmp_path / "corpus.jsonl"
+    path.touch()
+    denied = PermissionError(errno.EACCES, "Permission denied", str(path))
+    assert explain_os_error(denied) == f"{path}: cannot be read or written; check its permissions"
+    path.unlink()
+    assert str(explain_os_error(denied)).endswith("choose an `output` folder that you may write to")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # an input in a folder that is closed to us
+    assert explain_os_error(denied) == f"{path}: cannot be read or written; check its permissions"

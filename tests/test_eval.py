@@ -26,7 +26,8 @@ def job(tmp_path: Path) -> tuple[Path, JobConfig, Run]:
     settings["data"]["guards"] = guards
     file = tiny.write_config(tmp_path / "job.yaml", settings)
     config = load_job(file)
-    run = open_run(config, update=False)
+    with open_run(config, update=False) as run:
+        pass
     shutil.copytree(tmp_path / "domain", run.data("clinic"))
     shutil.copytree(tmp_path / "guard", run.data("guard"))
     tiny.model(run.best, seed=1)
@@ -64,7 +65,7 @@ def test_stage_writes_the_report_and_says_where(tmp_path: Path, capsys: pytest.C
 
     assert main(["--config", str(file), "--force"]) == 0
     assert contents(run.report) == made  # the same bytes
-    assert [p for p in run.root.iterdir() if p.name.startswith(".")] == []
+    assert [p.name for p in run.root.iterdir() if p.name.startswith(".")] == [".lock"]
 
 
 def test_figures_are_those_of_the_run_files(tmp_path: Path):

@@ -36,7 +36,8 @@ def measured(tmp_path: Path, model: dict[str, Any] | None = None, **export: Any)
     scores = {"base": {"ndcg@10": 0.5}, "tuned": {"ndcg@10": 0.5512}, "gain": {"ndcg@10": GAIN}}
     found = {"role": "domain", "n_queries": 1234, "n_docs": 60, "retrievers": {"dense": scores}}
     found["retrievers"]["bm25"] = {"base": {"ndcg@10": 0.4321}}  # type: ignore[index]
-    write_json(job.run.report / "report.json", {"sets": {"clinic": found}})
+    hashes = {"base_weights": "a", "tuned_weights": "b"}
+    write_json(job.run.report / "report.json", {"sets": {"clinic": found}, "headline": ["Better."], "model": hashes})
     write_json(job.run.examples.parent / "stats.json", {"queries": 40, "negatives": 160})
     return job
 

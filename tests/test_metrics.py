@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bgetune.data import Qrels
+from bgetune.index.bm25 import BM25Index
 from bgetune.metrics import METRICS, Results, means, per_query
 
 
@@ -110,3 +111,10 @@ def test_equals_a_plain_implementation_on_random_graded_runs(seed: int):
     for name in METRICS:
         np.testing.assert_allclose(values[name], [e[name] for e in expected], atol=1e-9, err_msg=name)
         assert means(values)[name] == pytest.approx(np.mean([e[name] for e in expected]))
+
+
+@pytest.mark.parametrize("corpus", [["the", "a b"], ["", "the", "a"]])
+def test_bm25_finds_nothing_in_a_corpus_without_words(corpus: list[str]):
+    scores, rows = BM25Index.build(corpus).search(["the words", "a"], 10)
+    assert (rows.dtype, rows.tolist()) == (np.int64, [[-1] * len(corpus)] * 2)
+    assert (scores.dtype, scores.tolist()) == (np.float32, [[0.0] * len(corpus)] * 2)

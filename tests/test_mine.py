@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bgetune.data import Texts, read_retrieval_set
+from bgetune.data import Texts, normalised, read_retrieval_set
 from bgetune.encode import encode
 from bgetune.encoder import Encoder
 from bgetune.files import read_json
 from data_prep.__main__ import main
-from data_prep.select import normalised
 from tests import jobs
 from tests.jobs import Job, jsonl, only_error
 

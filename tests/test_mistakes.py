@@ -117,7 +117,7 @@ IN_MINE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "query too long": (
         {"model": {"overlong": "error", "query_max_length": 4}},
-        r'run/data/clinic/queries\.jsonl:1: the text is longer than model\.query_max_length \(4 tokens\)',
+        r"run/data/clinic/queries\.jsonl:1: the text is longer than model\.query_max_length \(4 tokens\)",
     ),
     "maximum beyond the model": (
         {"model": {"passage_max_length": 65}},

@@ -11,6 +11,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from bgetune import models
@@ -214,6 +215,41 @@ def test_a_hub_id_without_a_network_says_what_to_do(monkeypatch, tmp_path):
     assert message.startswith("model.name_or_path: 'BAAI/no-such-model' is no folder here")
     assert "(HF_HUB_OFFLINE is set)" in message
     assert "hf download BAAI/no-such-model --local-dir DIR" in message
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_the_hub_gives_each_weight_once(monkeypatch, tmp_path, safe):
+    """In the cache alone too: snapshot_download then answers with the folder that is there."""
+    there = ["config.json", "pytorch_model.bin", "sparse_linear.pt", "colbert_linear.pt", "onnx/model.onnx"]
+    there += ["model.safetensors"] * safe
+
+    def download(_name: str, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        chosen = filter_repo_objects(there, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        for name in chosen:
+            (tmp_path / name).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert models.model_folder(ModelConfig(name_or_path="org/name")) == tmp_path
+    weights = "model.safetensors" if safe else "pytorch_model.bin"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json",
+        "sparse_linear.pt",
+        "colbert_linear.pt",
+        weights,
+    }
+
+
+def test_a_hub_model_in_the_cache_needs_no_network(monkeypatch, tmp_path):
+    commit = "0" * 40
+    folder = tmp_path / "models--org--name" / "snapshots" / commit
+    tiny.model(folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (tmp_path / "models--org--name" / "refs").mkdir()
+    (tmp_path / "models--org--name" / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert models.model_folder(ModelConfig(name_or_path="org/name")) == folder
 
 
 def test_saving_and_loading_is_exact(folder, tmp_path):

@@ -58,17 +58,17 @@ def test_another_configuration_needs_update(tmp_path, capsys, caplog):
     assert "prepare: still holds, skipped" in caplog.text  # it depends on neither key
 
 
-@pytest.mark.parametrize(("stage", "words"), [("prepare", ["data-prep", "prepare"]), ("adapt", ["adapt"])])
-def test_two_at_once(tmp_path, capsys, stage, words):
+@pytest.mark.parametrize("words", [["data-prep", "prepare"], ["adapt"], ["adapt", "--update", "--eval.seed", "5"]])
+def test_two_at_once(tmp_path, capsys, words):
     job = jobs.write(tmp_path)
-    lock = job.run.root / "manifests" / f".{stage}.lock"
+    lock = job.run.root / ".lock"
     assert main(["data-prep", "prepare", *job.words]) == 0
     capsys.readouterr()
     with open(lock, "w") as held:
         held.write("4711")
         held.flush()
         fcntl.flock(held, fcntl.LOCK_EX)
-        pattern = rf"output: {stage} is running in .*run already \(process 4711\)"
+        pattern = r"output: a job is running in .*run already \(process 4711\)"
         fails(capsys, [*words, *job.words], pattern, tmp_path)
 
 
@@ -125,8 +125,47 @@ def test_disk_full_while_training(tmp_path, capsys, caplog, monkeypatch):
     monkeypatch.setattr(train.checkpoint, "save_file", save_file)
     assert train_main(job.words) == 2
     assert "the disk is full; free some room" in only_error(capsys)
-    assert {path.name for path in job.run.checkpoints.iterdir()} == {"best", "step-2"}
+    assert {path.name for path in job.run.checkpoints.iterdir()} == {"best", "step-2", "made_from.json"}
     jobs.fresh_accelerator()
     with caplog.at_level(logging.INFO, logger="bgetune"):
         assert train_main(job.words) == 0
     assert "train: goes on after step 2 of 6" in caplog.text
+
+
+# -- what was made stays until something better takes its place
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        (train_main, ["--train.batch_size", "999"]),
+        (lambda words: main(["data-prep", "prepare", *words]), ["--data.domain.path", "nowhere"]),
+        (lambda words: main(["data-prep", "mine", *words]), ["--mine.rank_last", "9999"]),
+    ],
+)
+def test_a_mistake_in_a_changed_job_loses_nothing(tmp_path, capsys, stage, words):
+    job = jobs.mined(tmp_path, train={"max_steps": 2})
+    assert main(["data-prep", "prepare", *job.words]) == 0
+    assert train_main(job.words) == 0
+    before = {
+        path: path.read_bytes() for path in job.run.root.rglob("*") if path.is_file() and "manifests" not in str(path)
+    }
+    assert stage([*job.words, *words, "--update"]) == 2
+    capsys.readouterr()
+    kept = {path for path in before if path.name not in ("config.yaml", "made_from.json", ".lock")}
+    assert all(path.exists() and path.read_bytes() == before[path] for path in kept)
+
+
+def test_a_first_slip_binds_nobody(tmp_path, capsys):
+    job = jobs.write(tmp_path)
+    assert main(["data-prep", "prepare", *job.words, "--data.domain.path", str(tmp_path / "domian")]) == 2
+    capsys.readouterr()
+    assert main(["data-prep", "prepare", *job.words]) == 0
+
+
+def test_the_spelling_of_the_folder_is_no_change(tmp_path):
+    job = jobs.write(tmp_path)
+    assert main(["data-prep", "prepare", *job.words]) == 0
+    again = str(job.run.root.parent / "x" / ".." / job.run.root.name)
+    (job.run.root.parent / "x").mkdir()
+    assert main(["data-prep", "prepare", *job.words, "--output", again]) == 0

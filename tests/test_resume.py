@@ -36,7 +36,7 @@ MOMENTS: dict[str, list[str]] = {
     "a better best is just saved": ["after best 2"],
     "best moved aside, the new one not in place": ["in rename of best 2"],
     "a checkpoint is just complete": ["after checkpoint 2"],
-    "an old checkpoint half removed": ["in removal of old checkpoint 1"],
+    "an old checkpoint half removed": ["in removal of old checkpoint 2"],
     "all done but the manifest": ["before seal 1"],
     "three times over": ["after step 3", "in weights 2", "after best 1"],
     "from outside": ["outside, at line 2", "outside, at line 5", "outside, at line 8"],
@@ -89,7 +89,7 @@ def test_the_uninterrupted_run_is_what_the_others_are_held_against(outcomes):
     assert plain.statuses == [0]
     lines = jobs.jsonl(plain.folder / "logs" / "train.jsonl")
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 7]
-    assert {path.name for path in (plain.folder / "checkpoints").iterdir()} == {"best", "step-6"}
+    assert {path.name for path in (plain.folder / "checkpoints").iterdir()} == {"best", "step-6", "made_from.json"}
     # the base was beaten, else "a better best" would never come to be
     assert json.loads((plain.folder / "checkpoints" / "best" / "best.json").read_text())["step"] > 0
     assert "manifests/train.json" in plain.files

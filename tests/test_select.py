@@ -8,8 +8,9 @@ from collections import Counter
 import pytest
 
 from bgetune.config import MineConfig
+from bgetune.data import normalised
 from data_prep import select
-from data_prep.select import Candidate, filter_candidates, normalised, sample, score_limit
+from data_prep.select import Candidate, filter_candidates, sample, score_limit
 
 OFF = {"max_share_of_positive": None}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgetune.config import SourceConfig
-from bgetune.data import read_examples, read_retrieval_set
+from bgetune.data import read_examples, read_retrieval_set, source_path
 from bgetune.errors import UserError
 from data_prep.__main__ import main
 from data_prep.neardup import near_duplicates
@@ -111,6 +112,20 @@ def test_max_pairs_keeps_a_stable_choice_and_the_whole_corpus(tmp_path):
     assert sum(len(of) for of in few.qrels.values()) == 20
     assert set(few.qrels["test"]) <= set(more.qrels["test"])
     assert len(few.corpus) == 100
+
+
+def test_a_query_beyond_max_pairs_does_not_stop_the_choice(tmp_path):
+    """One query with ten judgements and 30 with one: wherever the hash puts the large one, the others come in."""
+    rows = [{"query": text, "pos": [f"yes {text}"]} for text in texts(30)]
+    rows.append({"query": "the large one", "pos": [f"large {i}" for i in range(10)]})
+    path = str(write_rows(tmp_path / "t.jsonl", rows))
+    for seed in range(5):
+        source = SourceConfig(kind="flagembedding", path=path, max_pairs=9, seed=seed)
+        qrels = load(source, "data.domain", guard=False).data.qrels
+        assert sum(len(of) for of in qrels.values()) == 9
+    write_rows(tmp_path / "t.jsonl", rows[-1:])
+    line = refused(SourceConfig(kind="flagembedding", path=path, max_pairs=9))
+    assert line == "data.domain.max_pairs: 9 leaves no query; the one with the fewest judgements has 10"
 
 
 def test_a_guard_is_its_test_split(tmp_path):
@@ -264,6 +279,67 @@ def test_lists_of_texts_and_folders_of_files(tmp_path):
     assert len(loaded.data.corpus) == 40
     assert all(len(of) == 2 for of in loaded.data.qrels["train"].values())
     assert loaded.given is None
+
+
+def write_splits(folder: Path) -> Path:
+    """As `hf download --local-dir` leaves a dataset: files of two splits under data/, its own notes in .cache."""
+    (folder / "data").mkdir(parents=True)
+    for split, start in (("train", 0), ("test", 20)):
+        rows = [{"question": text, "answer": f"yes {text}"} for text in texts(20, start)]
+        write_table(folder / "data" / f"{split}-00000-of-00001.parquet", rows)
+    write_rows(folder / ".cache" / "huggingface" / "note.json", [{"etag": 1}])
+    write_rows(folder / "dataset_infos.json", [{"default": {}}])
+    return folder
+
+
+@pytest.mark.parametrize(("split", "start", "count"), [("train", 0, 20), ("test", 20, 20), ("test[:15]", 20, 15)])
+def test_a_folder_gives_the_rows_of_its_split_only(tmp_path, split, start, count):
+    source = replace(dataset(write_splits(tmp_path / "set")), split=split)
+    assert load(source, "data.domain", guard=False).data.queries.texts == texts(count, start)
+
+
+@pytest.mark.parametrize("split", ["dev", "test[:1", ""])
+def test_a_split_that_is_not_there_is_named(tmp_path, split):
+    folder = write_splits(tmp_path / "set")
+    line = refused(replace(dataset(folder), split=split))
+    assert line == f"data.domain.split: {folder} has no split {split!r}; it has train, test"
+
+
+def test_the_readme_of_a_folder_names_its_subsets(tmp_path):
+    folder = write_splits(tmp_path / "set")
+    write_table(folder / "other.parquet", [{"question": text, "answer": f"no {text}"} for text in texts(10, 40)])
+    write_rows(folder / "figures.json", [{"rows": 50}])
+    configs = [{"config_name": "a", "data_files": "data/test*"}, {"config_name": "b", "data_files": "other.parquet"}]
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    for subset, expected in (("a", texts(20, 20)), ("b", texts(10, 40))):
+        source = replace(dataset(folder), subset=subset)
+        assert load(source, "data.domain", guard=False).data.queries.texts == expected
+    for missing in ("c", None):
+        line = refused(replace(dataset(folder), subset=missing))
+        assert line.startswith(f"data.domain.subset: {missing!r} will not do for {folder}: ")
+        assert "['a', 'b']" in line
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+@pytest.mark.parametrize("whole_folder", [True, False])
+def test_numbers_in_a_csv_file_are_texts(tmp_path, suffix, whole_folder):
+    rows = [{"question": text, "answer": f"0{i}", "wrong": "7", "rank": i} for i, text in enumerate(texts(20))]
+    rows[3]["wrong"] = ""
+    path = write_table(tmp_path / f"train{suffix}", rows)
+    loaded = load(dataset(tmp_path if whole_folder else path, negative="wrong"), "data.domain", guard=False)
+    assert {"00", "01", "019", "7"} == {"00", "01", "019", "7"} & set(loaded.data.corpus.texts)
+    assert len(loaded.data.corpus) == 21
+
+
+@pytest.mark.parametrize("kind", ["beir", "flagembedding", "dataset"])
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_beir(tmp_path / "beir", {"train": texts(20)})
+    for name, (query, positive) in {"flagembedding": ("query", "pos"), "dataset": ("question", "answer")}.items():
+        write_rows(tmp_path / name / "t.jsonl", [{query: text, positive: [f"yes {text}"]} for text in texts(20)])
+    source = SourceConfig(kind=kind, path=f"~/{kind}", columns=COLUMNS)
+    assert source_path(source) == tmp_path / kind
+    assert len(load(source, "data.domain", guard=False).data.queries) == 20
 
 
 @pytest.mark.parametrize(

@@ -83,10 +83,10 @@ def test_a_batch_has_each_querys_own_positive_and_negatives():
     assert len(drawn) == 10 * 7  # over the epochs every positive and every negative has its turn
 
 
-def test_queries_with_fewer_negatives_and_their_own_prompt():
-    examples = [Example(f"q{i}", [f"p{i}"], [f"n{i}"] * (i % 2), prompt="ask: ") for i in range(4)]
+def test_queries_with_fewer_negatives():
+    examples = [Example(f"q{i}", [f"p{i}"], [f"n{i}"] * (i % 2)) for i in range(4)]
     batch = batch_at(0, training_set(examples), CONFIG)
-    assert sorted(batch.queries) == [f"ask: q{i}" for i in range(4)]
+    assert sorted(batch.queries) == [f"q{i}" for i in range(4)]
     assert len(batch.passages) == 4 + 2
     assert sorted(batch.passages[at] for at in batch.target) == [f"p{i}" for i in range(4)]
 

@@ -70,7 +70,7 @@ def test_training_learns_and_best_is_the_best_on_dev(tmp_path, caplog):
     assert best["step"] == min(step for step, score in scores.items() if score == max(scores.values())) > 0
     assert not same(weights(job.run.best), weights(tmp_path / "model"))
     assert "no checkpoint beat the base model" not in caplog.text
-    assert {path.name for path in job.run.checkpoints.iterdir()} == {"best", "step-20", "step-30"}
+    assert {path.name for path in job.run.checkpoints.iterdir()} == {"best", "step-20", "step-30", "made_from.json"}
 
 
 def test_when_training_hurts_the_base_is_kept_and_it_is_said(tmp_path, caplog):

@@ -48,7 +48,7 @@ def test_every_bad_line_of_a_folder_is_named(tmp_path, capsys):
         tmp_path,
         corpus=[*CORPUS, "{oops", CORPUS[0], '{"_id": "p4", "text": ""}', '{"_id": "a b", "text": ""}', "3", SURROGATE],
         queries=[*QUERIES, '{"_id": "q3", "title": "a title does not count", "text": ""}', '{"_id": "q4"}'],
-        test=[*TEST, "q9\tp9\tbad", "only two\tcells"],
+        test=[*TEST, "q9\tp9\tbad", "only two\tcells", "q1\tp1\t0.5"],
     )  # fmt: skip
     assert main(["validate", str(folder)]) == 2
     lines = capsys.readouterr().err.splitlines()
@@ -58,12 +58,21 @@ def test_every_bad_line_of_a_folder_is_named(tmp_path, capsys):
         "corpus.jsonl:7: expected a JSON object, got int", "corpus.jsonl:8: an escape",
         'queries.jsonl:3: the text of "q3"', 'queries.jsonl:4: "text" must be there',
         'test.tsv:4: the query "q9"', 'test.tsv:4: the passage "p9"', "test.tsv:4: the score 'bad'",
-        "test.tsv:5: expected query-id, corpus-id and score",
+        "test.tsv:5: expected query-id, corpus-id and score", "test.tsv:6: the score 0.5 is not whole",
     ]  # fmt: skip
     assert len(lines) == len(expected)
     for line, part in zip(lines, expected, strict=True):
         assert line.startswith(f"error: {folder}/")
         assert part in line
+
+
+@pytest.mark.parametrize("line", ["[" * 10**5, '{"query": ' + "9" * 5000 + "}", '{"query": NaN}'])
+def test_json_that_python_chokes_on_is_a_bad_line(tmp_path, capsys, line):
+    path = tmp_path / "t.jsonl"
+    path.write_text(f"{line}\n{{}}\n")
+    assert main(["validate", str(path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [text.startswith(f"error: {path}:{i}: ") for i, text in enumerate(lines, start=1)] == [True, True]
 
 
 def test_twenty_lines_then_a_count(tmp_path, capsys):

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bgetune.encoder import Encoder
-from bgetune.files import atomic_folder, read_json, write_json
+from bgetune.files import atomic_file, atomic_folder, read_json, write_json
+from bgetune.run import Run
 
 
 @dataclass
@@ -28,6 +29,18 @@ class Progress:
     best_step: int = 0
     evaluations_since_best: int = 0
     stopped_early: bool = False
+
+
+def clear_unless_ours(run: Run) -> None:
+    """Remove checkpoints and log that an earlier start with other inputs left; keep those of this start."""
+    started, note = run.started("train"), run.resumable
+    ours = started.read_bytes() if started.exists() else b"{}\n"
+    if note.exists() and note.read_bytes() == ours:
+        return
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    run.train_log.unlink(missing_ok=True)
+    with atomic_file(note, "wb") as file:
+        file.write(ours)
 
 
 def save(folder: Path, encoder: Encoder, optimizer: torch.optim.Optimizer, progress: Progress, keep: int) -> None:

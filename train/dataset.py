@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from bgetune.config import TrainConfig
-from bgetune.data import Example, json_lines, parse_example
+from bgetune.data import Example, json_lines, normalised, parse_example
 from bgetune.errors import UserError
 
 
@@ -34,7 +35,7 @@ class Batch:
     false_negatives: list[tuple[int, int]]
 
 
-def load_training_set(path: Path, config: TrainConfig) -> TrainingSet:
+def load_training_set(path: Path, config: TrainConfig, query_instruction: str = "") -> TrainingSet:
     """Read and check the examples.
 
     Raises:
@@ -44,6 +45,8 @@ def load_training_set(path: Path, config: TrainConfig) -> TrainingSet:
     for where, row in json_lines(path):
         examples.append(parse_example(row, where))
         where_of.append(where)
+        if examples[-1].prompt not in (None, "", query_instruction):
+            raise UserError(f"{where}: the prompt differs from model.query_instruction; set it there, for all queries")
     if len(examples) < config.batch_size:
         raise UserError(f"train.batch_size: {config.batch_size} is more than the {len(examples)} examples of {path}")
     if config.batch_size == 1:
@@ -57,10 +60,10 @@ def _known_positives(examples: Sequence[Example]) -> list[frozenset[str]]:
     """Keys of each example's positives, joined over all examples with the same query text."""
     by_query: dict[str, set[str]] = {}
     for example in examples:
-        keys = by_query.setdefault(example.query, set())
-        keys.update(f"text:{text}" for text in example.pos)
+        keys = by_query.setdefault(normalised(example.query), set())
+        keys.update(f"text:{normalised(text)}" for text in example.pos)
         keys.update(f"id:{passage_id}" for passage_id in example.pos_ids or [])
-    return [frozenset(by_query[example.query]) for example in examples]
+    return [frozenset(by_query[normalised(example.query)]) for example in examples]
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -72,12 +75,18 @@ def batch_at(step: int, data: TrainingSet, config: TrainConfig) -> Batch:
     """The batch of step `step` (from 0). Needs no state, so a resumed run sees what an uninterrupted one sees."""
     per_epoch = steps_per_epoch(len(data.examples), config.batch_size)
     epoch, place = divmod(step, per_epoch)
-    order = list(range(len(data.examples)))
-    random.Random(f"order {config.seed} {epoch}").shuffle(order)
+    order = _order(len(data.examples), config.seed, epoch)
     chosen = order[place * config.batch_size : (place + 1) * config.batch_size]
     return _assemble(
         [data.examples[i] for i in chosen], [data.known_positives[i] for i in chosen], chosen, epoch, config
     )
+
+
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int) -> list[int]:
+    order = list(range(count))
+    random.Random(f"order {seed} {epoch}").shuffle(order)
+    return order
 
 
 def _assemble(
@@ -95,12 +104,11 @@ def _assemble(
         keys.append(_keys(example.pos, example.pos_ids, positive))
         passages += [example.neg[i] for i in negatives]
         keys += [_keys(example.neg, example.neg_ids, i) for i in negatives]
-    prompted = [(example.prompt or "") + example.query for example in examples]
-    return Batch(prompted, passages, target, _false_negatives(keys, known, target))
+    return Batch([example.query for example in examples], passages, target, _false_negatives(keys, known, target))
 
 
 def _keys(texts: Sequence[str], ids: Sequence[str] | None, i: int) -> tuple[str, str]:
-    return f"text:{texts[i]}", f"id:{ids[i]}" if ids else ""
+    return f"text:{normalised(texts[i])}", f"id:{ids[i]}" if ids else ""
 
 
 def _false_negatives(

@@ -5,8 +5,9 @@ The file holds no times, so that two runs of one job give the same bytes; rates 
 
 from __future__ import annotations
 
-import hashlib
+import importlib.util
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from bgetune.config import JobConfig
 from bgetune.config_io import flatten, to_dict
 from bgetune.errors import UserError
 from bgetune.files import write_text
+from bgetune.run import Run
 
 
 class TrainLog:
@@ -40,6 +42,14 @@ class TrainLog:
         self._accelerator.end_training()
 
 
+def _wandb_id(output: Path) -> str:
+    """The same for a resumed run, which goes on in the same W&B run; another for one that is done again."""
+    file = Run(output).checkpoints / "wandb_id.txt"
+    if not file.exists():
+        write_text(file, secrets.token_hex(8) + "\n")
+    return file.read_text(encoding="utf-8").strip()
+
+
 def start_trackers(accelerator: Accelerator, config: JobConfig) -> None:
     """Start Weights & Biases and TensorBoard where the configuration names them; their files go to `logs/`.
 
@@ -48,13 +58,14 @@ def start_trackers(accelerator: Accelerator, config: JobConfig) -> None:
     """
     if not config.train.report_to:
         return
+    for tracker in config.train.report_to:
+        if importlib.util.find_spec(tracker) is None:
+            raise UserError(f"train.report_to: {tracker} is not installed; pip install {tracker}")
     output = Path(config.output)
     flat = flatten(to_dict(config))
     # TensorBoard takes scalars and strings only
     plain = {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in flat.items()}
-    # the id is the output's, so that a resumed run goes on in the same W&B run
-    run_id = hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]
-    wandb = {"name": output.name, "id": run_id, "resume": "allow", "dir": str(output / "logs")}
+    wandb = {"name": output.name, "id": _wandb_id(output), "resume": "allow", "dir": str(output / "logs")}
     try:
         accelerator.init_trackers("bgetune", config=plain, init_kwargs={"wandb": wandb})
     except Exception as error:

@@ -37,7 +37,7 @@ def training_step(
     """Encode, score, mask, lose, go back, clip, move.
 
     Raises:
-        UserError: the loss or the gradient is not finite; the weights have not been moved then.
+        UserError: no query has a negative, the loss or the gradient is not finite; the weights are as they were then.
     """
     query_ids, _ = encoder.tokenize(batch.queries, "query")
     passage_ids, _ = encoder.tokenize(batch.passages, "passage")
@@ -51,7 +51,9 @@ def training_step(
     queries, passages = vectors[: len(query_ids)], vectors[len(query_ids) :]
     scores = dense_scores(queries, passages, encoder.spec.similarity)
     target = torch.tensor(batch.target, device=scores.device)
-    losses = {"loss": info_nce(scores, target, _allowed(batch, scores), config.temperature)}
+    allowed = _allowed(batch, scores)
+    _stop_without_negatives(allowed)
+    losses = {"loss": info_nce(scores, target, allowed, config.temperature)}
     _stop_unless_finite("loss", losses["loss"])
 
     optimizer.zero_grad(set_to_none=True)
@@ -87,6 +89,14 @@ def _allowed(batch: Batch, scores: Tensor) -> Tensor:
     for query, passage in batch.false_negatives:
         allowed[query, passage] = False
     return allowed
+
+
+def _stop_without_negatives(allowed: Tensor) -> None:
+    if not (allowed.sum(dim=1) > 1).any():
+        raise UserError(
+            "train: a step has no negative: every passage in it answers every query of it; raise train.batch_size, "
+            "or mine hard negatives (mine.method: dense)"
+        )
 
 
 def _stop_unless_finite(what: str, value: Tensor) -> None:

@@ -13,7 +13,7 @@ from accelerate import Accelerator, PartialState
 from torch import nn
 
 from bgetune.config import JobConfig, TrainConfig
-from bgetune.encoder import Encoder, autocast_dtype, this_device
+from bgetune.encoder import Encoder, autocast_dtype
 from bgetune.errors import UserError
 from bgetune.progress import progress as progress_bar
 from bgetune.run import Run
@@ -35,18 +35,21 @@ def train(config: JobConfig, run: Run) -> None:
     Raises:
         UserError: data that cannot be trained on, or a loss that is not finite.
     """
-    data = load_training_set(run.examples, config.train)
-    encoder = Encoder.load(config.model, _attention(config))
+    data = load_training_set(run.examples, config.train, config.model.query_instruction)
+    encoder = Encoder.load(config.model)
+    if config.model.overlong == "error":
+        _refuse_overlong(data, encoder, run)
+    checkpoint.clear_unless_ours(run)
     accelerator = _accelerator(config, run, encoder)
     Trainer(config, run, data, encoder, accelerator).run_to_end()
 
 
-def _attention(config: JobConfig) -> str | None:
-    """sdpa's backward pass on a processor is slow for short texts: half of eager's rate at 128 tokens."""
+def _attention(config: JobConfig, encoder: Encoder) -> str:
+    """sdpa's backward pass on a processor is slow for short texts (docs/log.md); its forward pass is not."""
     if config.train.attention != "auto":
         return config.train.attention
     short = max(config.model.query_max_length, config.model.passage_max_length) <= 256
-    return "eager" if short and this_device().type == "cpu" else None
+    return "eager" if short and encoder.device.type == "cpu" else encoder.attention
 
 
 def _accelerator(config: JobConfig, run: Run, encoder: Encoder) -> Accelerator:
@@ -74,6 +77,7 @@ class Trainer:
         self._settings: TrainConfig = config.train
         self._run, self._data, self._encoder, self._accelerator = run, data, encoder, accelerator
         self._dev = DevSet(config, run)
+        self._attention_of = {"training": _attention(config, encoder), "dev": encoder.attention}
         self._total = total_steps(len(data.examples), config.train)
         _set_up(encoder, config.train)
         groups = parameter_groups(encoder.named_parameters(), config.train.weight_decay)
@@ -111,6 +115,7 @@ class Trainer:
         # dropout depends on seed and step alone: a resumed run draws what an uninterrupted one draws
         torch.manual_seed(_step_seed(self._settings.seed, state.step))
         self._encoder.train()
+        self._encoder.use_attention(self._attention_of["training"])
         batch = batch_at(state.step, self._data, self._settings)
         result = training_step(self._encoder, self._optimizer, batch, self._accelerator, self._settings)
         state.step += 1
@@ -129,6 +134,7 @@ class Trainer:
     def _evaluate(self) -> None:
         """Measure dev; keep the model if it is the best so far; note when it is time to stop."""
         state = self._progress
+        self._encoder.use_attention(self._attention_of["dev"])
         scores = self._dev.evaluate(self._encoder, state.step)
         self._log.write(state.step, {f"dev/{name}": value for name, value in scores.items()})
         score = scores["ndcg@10"]
@@ -154,6 +160,20 @@ class Trainer:
         if state.best_step == 0:
             log.warning("train: no checkpoint beat the base model on dev; `best` is the base model itself")
         log.info("train: best dev nDCG@10 %.4f at step %d of %d", state.best_score, state.best_step, self._total)
+
+
+def _refuse_overlong(data: TrainingSet, encoder: Encoder, run: Run) -> None:
+    for role, texts in (
+        ("query", [example.query for example in data.examples]),
+        ("passage", [text for example in data.examples for text in (*example.pos, *example.neg)]),
+    ):
+        _, cut = encoder.tokenize(texts, role)
+        if cut:
+            limit = f"model.{role}_max_length ({encoder.spec.max_length(role)} tokens)"
+            start = texts[cut[0]][:40]
+            raise UserError(
+                f"{run.examples}: the text {start!r}... is longer than {limit}; raise it, or set model.overlong"
+            )
 
 
 def total_steps(examples: int, config: TrainConfig) -> int:

@@ -11,18 +11,23 @@ import numpy as np
 class BM25Index:
     """Lucene's variant, k1 = 1.2, b = 0.75, words of letters and digits, English stop words, no stemming."""
 
-    def __init__(self, index: bm25s.BM25) -> None:
-        self._index = index
+    def __init__(self, index: bm25s.BM25 | None, size: int) -> None:
+        self._index, self._size = index, size
 
     @classmethod
     def build(cls, texts: Sequence[str]) -> BM25Index:
+        tokens = _tokens(texts)
+        if not any(tokens):  # stop words and single letters only; bm25s fails without a vocabulary
+            return cls(None, len(texts))
         index = bm25s.BM25(method="lucene", k1=1.2, b=0.75)
-        index.index(_tokens(texts), show_progress=False)
-        return cls(index)
+        index.index(tokens, show_progress=False)
+        return cls(index, len(texts))
 
     def search(self, queries: Sequence[str], depth: int) -> tuple[np.ndarray, np.ndarray]:
         """Scores float32 [Q, K] and rows int64 [Q, K], best first, equal scores by row; row -1: no word shared."""
-        depth = min(depth, int(self._index.scores["num_docs"]))
+        depth = min(depth, self._size)
+        if self._index is None:
+            return np.zeros((len(queries), depth), np.float32), np.full((len(queries), depth), -1, np.int64)
         rows, scores = self._index.retrieve(_tokens(queries), k=depth, show_progress=False)
         rows = np.where(scores > 0, rows, -1).astype(np.int64)
         order = np.lexsort((rows, -scores), axis=1)
