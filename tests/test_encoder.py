@@ -18,6 +18,7 @@ from bgetune.encode import encode, encode_once
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
 from bgetune.index.dense import DenseIndex
+from bgetune.layout import EncoderSpec
 from bgetune.scores import dense_scores
 from tests import tiny
 
@@ -209,3 +210,22 @@ def test_overlong_error_names_file_and_line(folder):
 def test_an_index_that_cannot_be_built_is_one_line():
     with pytest.raises(UserError, match="index: FAISS cannot build 'Nonsense' over 4 vectors"):
         DenseIndex.build(np.eye(4, dtype=np.float32), "dot", "Nonsense")
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "mpnet", "distilbert", "electra", "modernbert", "deberta-v2"])
+def test_embeddings_looked_up_before_give_the_same_states(kind):
+    """The training step looks them up once; RoBERTa's kin take positions from the ids, which they then do not see."""
+    from transformers import AutoConfig, AutoModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    if kind == "distilbert":
+        sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
+    special = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
+    backbone = AutoModel.from_config(AutoConfig.for_model(kind, vocab_size=60, **sizes, **special)).eval()
+    ids = torch.randint(5, 60, (3, 9))
+    mask = torch.tensor([[1] * 5 + [0] * 4, [1] * 9, [1] * 2 + [0] * 7])
+    ids[mask == 0] = 1
+    encoder = Encoder(backbone, tokenizer=None, spec=EncoderSpec("mean", True, "cosine", "", "", 64, 64))
+    with torch.no_grad():
+        assert torch.equal(encoder(ids, mask), encoder(ids, mask, backbone.get_input_embeddings()(ids)))
