@@ -160,7 +160,10 @@ class Encoder(nn.Module):
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Write weights (safetensors), configuration, tokenizer and sentence-transformers' files into `folder`."""
-        state = {name: t.detach().cpu().to(dtype) if t.is_floating_point() else t for name, t in self._state().items()}
+        state = {
+            name: t.detach().cpu().to(dtype) if t.is_floating_point() else t
+            for name, t in self.backbone.state_dict().items()
+        }
         self.backbone.config.dtype = dtype
         self.backbone.save_pretrained(folder, state_dict=state, safe_serialization=True)
         # a fast tokenizer remembers its last call; a reader of the raw file would cut passages as queries
@@ -170,9 +173,6 @@ class Encoder(nn.Module):
         self.tokenizer.model_max_length = max(self.spec.query_max_length, self.spec.passage_max_length)
         self.tokenizer.save_pretrained(folder)
         write_layout(folder, self.spec, self.width)
-
-    def _state(self) -> dict[str, Tensor]:
-        return self.backbone.state_dict()
 
 
 def _load_backbone(auto_model: Any, folder: Path, architecture: Any, trust: bool) -> Any:

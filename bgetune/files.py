@@ -60,9 +60,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
+        mode = 0o666 & ~_umask()
         for file in sorted(partial.rglob("*")):
             if file.is_file():
-                file.chmod(0o666 & ~_umask())  # safetensors writes for the owner alone
+                file.chmod(mode)  # safetensors writes for the owner alone
                 _flush_to_disk(file)
         if path.exists():
             os.replace(path, old)

@@ -39,6 +39,8 @@ class Stage:
     inputs: Callable[[JobConfig, Run], list[Path]]
     outputs: Callable[[JobConfig, Run], list[Path]]
     uses_model: bool = True
+    on_every_rank: bool = False
+    """Of a launch with several processes, all do the work; else rank 0 alone, and the others end at once."""
 
 
 _ENCODING = ("model", "encode_precision", "encode_batch_tokens")
@@ -77,6 +79,7 @@ STAGES: tuple[Stage, ...] = (
         keys=(*_ENCODING, "data.name", "train"),
         inputs=lambda config, run: [run.examples, run.data(config.data.name)],
         outputs=lambda config, run: [run.best],
+        on_every_rank=True,
     ),
     Stage(
         name="eval",
@@ -144,23 +147,26 @@ def _name_in(run: Run, path: Path) -> str:
     return str(path.relative_to(run.root)) if path.is_relative_to(run.root) else str(path)
 
 
-def holds(stage: Stage, config: JobConfig, run: Run) -> bool:
-    """Whether the stage finished with the very same configuration and inputs, and its outputs are untouched."""
+def holds(stage: Stage, config: JobConfig, run: Run, made_from: dict[str, Any] | None = None) -> bool:
+    """Whether the stage finished with the very same configuration and inputs, and its outputs are untouched.
+
+    `made_from`: the stage's fingerprint, where the caller has computed it; it hashes weights and data.
+    """
     path = run.manifest(stage.name)
     if not path.is_file():
         return False
     manifest = read_json(path)
-    if manifest["made_from"] != fingerprint(stage, config, run):
+    if manifest["made_from"] != (made_from or fingerprint(stage, config, run)):
         return False
     return manifest["outputs"] == {_name_in(run, p): sha256_tree(p) for p in stage.outputs(config, run)}
 
 
-def _begin(stage: Stage, config: JobConfig, run: Run, afresh: bool) -> None:
+def _begin(stage: Stage, run: Run, made_from: dict[str, Any], afresh: bool) -> None:
     """Note what the work is made from; a stage that goes on from where it was compares this with its own note.
 
     Nothing is removed here: what an earlier run made stays until the new work takes its place.
     """
-    started, made_from = run.started(stage.name), fingerprint(stage, config, run)
+    started = run.started(stage.name)
     if afresh or not started.exists() or read_json(started) != made_from:
         # only training goes on from where it was
         if stage.name == "train":
@@ -168,7 +174,7 @@ def _begin(stage: Stage, config: JobConfig, run: Run, afresh: bool) -> None:
         write_json(started, made_from)
 
 
-def _seal(stage: Stage, config: JobConfig, run: Run) -> None:
+def _seal(stage: Stage, config: JobConfig, run: Run, made_from: dict[str, Any]) -> None:
     versions = {}
     for package in _RECORDED_PACKAGES:
         try:
@@ -178,7 +184,7 @@ def _seal(stage: Stage, config: JobConfig, run: Run) -> None:
     outputs = {_name_in(run, path): sha256_tree(path) for path in stage.outputs(config, run)}
     missing = [name for name, digest in outputs.items() if digest == "absent"]
     assert not missing, f"stage {stage.name} ended without {missing}"
-    made = {"made_from": fingerprint(stage, config, run), "outputs": outputs, "packages": versions}
+    made = {"made_from": made_from, "outputs": outputs, "packages": versions}
     write_json(run.manifest(stage.name), made)
     run.started(stage.name).unlink(missing_ok=True)
 
@@ -202,17 +208,18 @@ def run_stage(
         if not is_main_process():
             # decides as rank 0 does: a manifest that holds stays as it is
             run = Run(Path(config.output))
-            if own["force"] or not holds(stage, config, run):
+            if stage.on_every_rank and (own["force"] or not holds(stage, config, run)):
                 body(config, run)
             return
         with open_run(config, own["update"]) as run:
             _refuse_missing_inputs(stage, config, run)
-            if not own["force"] and holds(stage, config, run):
+            made_from = fingerprint(stage, config, run)
+            if not own["force"] and holds(stage, config, run, made_from):
                 log.info("%s: still holds, skipped (--force does it again)", name)
                 return
-            _begin(stage, config, run, own["force"])
+            _begin(stage, run, made_from, own["force"])
             body(config, run)
-            _seal(stage, config, run)
+            _seal(stage, config, run, made_from)
 
     return exit_code(program)
 

@@ -11,7 +11,7 @@ from bgetune.config import JobConfig
 from bgetune.encoder import Encoder, autocast_dtype
 from bgetune.files import atomic_folder, write_text
 from bgetune.metrics import Results
-from bgetune.run import Run, is_main_process
+from bgetune.run import Run
 from bgetune.search import search_bm25, search_dense, write_trec_run
 
 from .markdown import to_markdown
@@ -38,8 +38,6 @@ def evaluate(config: JobConfig, run: Run) -> None:
     Raises:
         UserError: a set has no test split, or a model cannot be loaded.
     """
-    if not is_main_process():
-        return  # one process measures; the others of an accelerate launch would write the same files
     roles = {config.data.name: "domain", **dict.fromkeys(config.data.guards, "guard")}
     sets = [read_eval_set(name, role, run) for name, role in roles.items()]
     for test in sets:

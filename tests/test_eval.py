@@ -104,9 +104,9 @@ def test_new_weights_under_the_same_name_are_measured_anew(tmp_path: Path):
 
 
 def test_other_ranks_leave_the_report_to_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    _, config, run = job(tmp_path)
+    file, _, run = job(tmp_path)
     monkeypatch.setenv("RANK", "1")
-    evaluate(config, run)
+    assert main(["--config", str(file)]) == 0
     assert not run.report.exists()
 
 
