@@ -148,32 +148,46 @@ def read_texts(path: Path, with_titles: bool) -> Texts:
     return Texts(ids, texts, titles if with_titles else [], path, lines)
 
 
-def read_qrels(path: Path, query_ids: set[str], passage_ids: set[str]) -> Qrels:
-    """Read a tab-separated file of query-id, corpus-id, score with a header line."""
-    qrels: Qrels = {}
+def judgement_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield (file:line, cells) for each line of a qrels file but blank ones and the header."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text; save the file as UTF-8") from None
     for number, line in enumerate(lines, start=1):
-        where, cells = f"{path}:{number}", line.split("\t")
-        if not line.strip() or (number == 1 and cells[0] == "query-id"):
-            continue
-        if len(cells) != 3:
-            raise UserError(f"{where}: expected query-id, corpus-id and score with tabs between, got {line[:60]!r}")
-        query_id, passage_id, score = (cell.strip() for cell in cells)
-        if query_id not in query_ids:
-            raise UserError(f'{where}: the query "{query_id}" is not in queries.jsonl')
-        if passage_id not in passage_ids:
-            raise UserError(f'{where}: the passage "{passage_id}" is not in corpus.jsonl')
-        try:
-            relevance = int(float(score))
-            whole = relevance == float(score)
-        except (ValueError, OverflowError):  # OverflowError: inf
-            raise UserError(f"{where}: the score {score!r} is not a number") from None
-        if not whole:
-            raise UserError(f"{where}: the score {score} is not whole; trec_eval's grades are 0, 1, 2, ...")
-        qrels.setdefault(query_id, {})[passage_id] = relevance
+        cells = [cell.strip() for cell in line.split("\t")]
+        if line.strip() and not (number == 1 and cells[0] == "query-id"):
+            yield f"{path}:{number}", cells
+
+
+def judgement_problems(cells: list[str], where: str, query_ids: set[str], passage_ids: set[str]) -> Iterator[str]:
+    """Everything that is wrong with one line of a qrels file; nothing when it is good."""
+    if len(cells) != 3:
+        line = "\t".join(cells)
+        yield f"{where}: expected query-id, corpus-id and score with tabs between, got {line[:60]!r}"
+        return
+    query_id, passage_id, score = cells
+    if query_id not in query_ids:
+        yield f'{where}: the query "{query_id}" is not in queries.jsonl; add it or remove the line'
+    if passage_id not in passage_ids:
+        yield f'{where}: the passage "{passage_id}" is not in corpus.jsonl; add it or remove the line'
+    try:
+        whole = int(float(score)) == float(score)
+    except (ValueError, OverflowError):  # OverflowError: inf
+        yield f"{where}: the score {score!r} is not a number; use 0, 1, 2, ..."
+        return
+    if not whole:
+        yield f"{where}: the score {score} is not whole; trec_eval's grades are 0, 1, 2, ..."
+
+
+def read_qrels(path: Path, query_ids: set[str], passage_ids: set[str]) -> Qrels:
+    """Read a tab-separated file of query-id, corpus-id, score with a header line."""
+    qrels: Qrels = {}
+    for where, cells in judgement_lines(path):
+        for problem in judgement_problems(cells, where, query_ids, passage_ids):
+            raise UserError(problem)
+        query_id, passage_id, score = cells
+        qrels.setdefault(query_id, {})[passage_id] = int(float(score))
     without = [query_id for query_id, judged in qrels.items() if max(judged.values()) <= 0]
     for query_id in without:
         del qrels[query_id]

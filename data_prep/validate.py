@@ -9,7 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bgetune.data import SPLITS, parse_example, read_examples, read_retrieval_set
+from bgetune.data import (
+    SPLITS,
+    judgement_lines,
+    judgement_problems,
+    parse_example,
+    read_examples,
+    read_retrieval_set,
+)
 from bgetune.errors import UserError
 from bgetune.files import json_object
 
@@ -112,25 +119,7 @@ def _check_text(row: dict[str, Any], where: str, first: dict[str, str], titled: 
 
 def _bad_judgements(path: Path, query_ids: set[str], passage_ids: set[str]) -> Iterator[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        yield f"{path}: not UTF-8 text; save the file as UTF-8"
-        return
-    for number, line in enumerate(lines, start=1):
-        where, cells = f"{path}:{number}", [cell.strip() for cell in line.split("\t")]
-        if not line.strip() or (number == 1 and cells[0] == "query-id"):
-            continue
-        if len(cells) != 3:
-            yield f"{where}: expected query-id, corpus-id and score with tabs between, got {line[:60]!r}"
-            continue
-        if cells[0] not in query_ids:
-            yield f'{where}: the query "{cells[0]}" is not in queries.jsonl; add it or remove the line'
-        if cells[1] not in passage_ids:
-            yield f'{where}: the passage "{cells[1]}" is not in corpus.jsonl; add it or remove the line'
-        try:
-            whole = int(float(cells[2])) == float(cells[2])
-        except (ValueError, OverflowError):
-            yield f"{where}: the score {cells[2]!r} is not a number; use 0, 1, 2, ..."
-            continue
-        if not whole:
-            yield f"{where}: the score {cells[2]} is not whole; trec_eval's grades are 0, 1, 2, ..."
+        for where, cells in judgement_lines(path):
+            yield from judgement_problems(cells, where, query_ids, passage_ids)
+    except UserError as error:
+        yield str(error)

@@ -65,9 +65,12 @@ def start_trackers(accelerator: Accelerator, config: JobConfig) -> None:
     flat = flatten(to_dict(config))
     # TensorBoard takes scalars and strings only
     plain = {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in flat.items()}
-    wandb = {"name": output.name, "id": _wandb_id(output), "resume": "allow", "dir": str(output / "logs")}
+    options: dict[str, Any] = {}
+    if "wandb" in config.train.report_to:
+        logs = str(output / "logs")
+        options["wandb"] = {"name": output.name, "id": _wandb_id(output), "resume": "allow", "dir": logs}
     try:
-        accelerator.init_trackers("bgetune", config=plain, init_kwargs={"wandb": wandb})
+        accelerator.init_trackers("bgetune", config=plain, init_kwargs=options)
     except Exception as error:
         if type(error).__module__.startswith("wandb"):
             reason = " ".join(str(error).split())[:160]
