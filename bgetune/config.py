@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import re
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
-
-from bgetune.errors import UserError
+from dataclasses import dataclass, field
+from typing import Literal
 
 Precision = Literal["auto", "fp32", "bf16"]
 Similarity = Literal["cosine", "dot", "euclidean"]
+Head = Literal["dense", "sparse", "multi_vector"]
+HEADS: tuple[Head, ...] = ("dense", "sparse", "multi_vector")
 
 
 @dataclass(frozen=True)
@@ -23,8 +21,14 @@ class ModelConfig:
     """Hub revision (branch, tag or commit); the default branch when absent."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off: such a model is refused."""
-    pooling: Literal["auto", "cls", "mean", "max"] = "auto"
-    """Token states to one vector. auto: what the model's `1_Pooling/config.json` says, else cls (BGE's)."""
+    pooling: Literal["auto", "cls", "mean", "max", "mcls"] = "auto"
+    """Token states to one vector. auto: what the model's `1_Pooling/config.json` says, else cls (BGE's). mcls, for
+    long texts: a CLS token before every 256 tokens, averaged (BGE-M3's)."""
+    heads: Literal["auto"] | tuple[Head, ...] = "auto"
+    """What the model represents a text with. auto: dense, and what the checkpoint brings. A head that is asked for and
+    that the checkpoint lacks is started in closed form from the corpus, never at random."""
+    multi_vector_dim: int | None = None
+    """Width of a token's vector; null: the checkpoint's, else the hidden size. Narrower starts from a PCA."""
     normalize: bool | Literal["auto"] = "auto"
     """Scale vectors to length 1. auto: what the model's `modules.json` says, else true."""
     similarity: Similarity = "cosine"
@@ -106,8 +110,63 @@ class MineConfig:
 
 
 @dataclass(frozen=True)
+class HeadConfig:
+    """One head in training. The defaults of the three are BGE-M3's."""
+
+    loss_weight: float = 1.0
+    """Weight of its loss."""
+    ensemble_weight: float = 1.0
+    """Weight of its score in the ensemble, which teaches the heads and is the hybrid score of dev and eval."""
+    temperature: float | None = None
+    """Its scores are divided by it; null: train.temperature."""
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters on the encoder (arXiv 2106.09685); the heads train in full."""
+
+    rank: int = 0
+    """Rank of the adapters; 0: none, all weights train."""
+    alpha: float = 32.0
+    """Scale: the adapter's output is multiplied by alpha / rank."""
+    dropout: float = 0.0
+    """On the adapter's input."""
+    target_modules: tuple[str, ...] = ("all-linear",)
+    """Names of the layers that get one; all-linear: every linear layer of the encoder."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
-    """Contrastive training: InfoNCE over in-batch and hard negatives."""
+    """Contrastive training: InfoNCE over in-batch and hard negatives, and self-distillation between the heads."""
+
+    heads: Literal["auto"] | tuple[Head, ...] = "auto"
+    """Which heads train; auto: all the model has. The others stay in the model as they are."""
+    dense: HeadConfig = field(default_factory=HeadConfig)
+    """The dense head."""
+    sparse: HeadConfig = field(default_factory=lambda: HeadConfig(loss_weight=0.1, ensemble_weight=0.3))
+    """The sparse head."""
+    multi_vector: HeadConfig = field(default_factory=HeadConfig)
+    """The multi-vector head."""
+    ensemble_loss_weight: float = 1.0
+    """Weight of the ensemble's own loss, where several heads train."""
+    self_distillation: bool = True
+    """Where several heads train: the ensemble's softmax, detached, teaches each of them (BGE-M3)."""
+    self_distillation_start: int = 0
+    """First step (from 0) with self-distillation."""
+    teacher: Literal["none", "kl_div", "m3_kd_loss"] = "none"
+    """Distillation from pos_scores and neg_scores in the training data, as FlagEmbedding has it."""
+    in_batch_negatives: bool = True
+    """Other queries' passages are negatives; off: a query's own hard negatives only."""
+    query_negatives: bool = False
+    """Also the other way round: each positive passage has to find its query among the step's queries."""
+    false_negative_margin: float | None = None
+    """Leave out negatives that the ensemble scores above the positive by more than this; null: off."""
+    triplet_weight: float = 0.0
+    """Weight of a triplet margin loss a head, on scores that no temperature divides; 0: off."""
+    triplet_margin: float = 0.1
+    """By how much a positive must outscore each negative in it."""
+    matryoshka_dims: tuple[int, ...] = ()
+    """Shorter lengths at which the dense vector must serve as well; its loss is the mean over them and the full one."""
 
     batch_size: int = 32
     """Queries a step, over all processes together."""
@@ -119,6 +178,14 @@ class TrainConfig:
     """At most this many steps; fewer where `epochs` ends first."""
     learning_rate: float = 2e-5
     """Peak of the schedule."""
+    head_learning_rate: float | None = None
+    """Peak for the sparse and multi-vector heads and learned temperatures; null: learning_rate."""
+    layer_decay: float = 1.0
+    """Each layer below the last learns at this share of the rate of the one above it; 1: all alike."""
+    freeze: Literal["none", "embeddings", "encoder"] = "none"
+    """What does not train: the input embeddings, or the whole encoder (heads only)."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Low-rank adapters."""
     schedule: Literal["linear", "cosine"] = "linear"
     """Decay to zero after the warm-up."""
     warmup_share: float = 0.1
@@ -129,18 +196,23 @@ class TrainConfig:
     """Gradients are scaled down to this norm."""
     temperature: float = 0.02
     """Scores are divided by it before the softmax."""
+    learn_temperature: bool = False
+    """Train each head's temperature too, from there."""
     dropout: float | None = None
     """Overrides the model's own dropout rates; null keeps them."""
     attention: Literal["auto", "sdpa", "eager"] = "auto"
     """transformers' implementation. auto: eager on a processor up to 256 tokens, where it is faster; else sdpa."""
     precision: Precision = "auto"
     """auto: bf16 autocast where the processor or card has bf16 matrix units, else fp32. Weights stay fp32."""
-    micro_batch_tokens: int = 8192
-    """Tokens encoded at once, padding included; the one knob for memory."""
+    micro_batch_tokens: int | Literal["auto"] = "auto"
+    """Most tokens a process has in memory for the backward pass, padding included; the one knob for memory. A step with
+    more is done by gradient caching, with the same gradients. auto: measured before the first step, and said."""
     gradient_checkpointing: bool = False
     """Trade time for memory: activations are computed again in the backward pass."""
     eval_every: int = 50
     """Steps between retrievals on the dev split; also before the first step and after the last."""
+    dev_retriever: Literal["auto", "dense", "sparse", "multi_vector", "hybrid"] = "auto"
+    """What dev is searched with and the best checkpoint chosen by; auto: hybrid where several heads train."""
     eval_max_queries: int | None = None
     """Dev queries used for it (the first by hash); null: all."""
     early_stopping_patience: int | None = None
@@ -163,6 +235,10 @@ class EvalConfig:
     """FAISS factory string; Flat is exact, so that the figures are the model's."""
     depth: int = 100
     """Passages retrieved for each query; at least 100."""
+    candidates: int = 200
+    """Passages of each query, of dense and of sparse each, that multi-vector and hybrid re-rank."""
+    multi_vector: Literal["rerank", "full"] = "rerank"
+    """Multi-vector search: re-rank those candidates, or score every passage (exact, slow)."""
     bootstrap_samples: int = 10000
     """Resamples for the 95 % interval."""
     permutations: int = 10000
@@ -201,78 +277,3 @@ class JobConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
-
-
-def _require(holds: bool, option: str, value: object, rule: str) -> None:
-    if not holds:
-        raise UserError(f"{option}: {value!r} will not do; {rule}")
-
-
-def _refuse_infinite(section: Any, prefix: str) -> None:
-    for field_ in fields(section):
-        value = getattr(section, field_.name)
-        if is_dataclass(value):
-            _refuse_infinite(value, f"{prefix}{field_.name}.")
-        elif isinstance(value, float):
-            _require(math.isfinite(value), f"{prefix}{field_.name}", value, "use a finite number")
-
-
-def check(config: JobConfig) -> JobConfig:
-    """Refuse values that have the right type and no sense. Raises UserError naming the option."""
-    _refuse_infinite(config, "")
-    model, mine, train, evaluation = config.model, config.mine, config.train, config.eval
-    _require(bool(config.output.strip()), "output", config.output, "name the job's folder")
-    _require(config.encode_batch_tokens >= 1, "encode_batch_tokens", config.encode_batch_tokens, "use at least 1")
-    _require(model.query_max_length >= 3, "model.query_max_length", model.query_max_length, "use at least 3")
-    _require(model.passage_max_length >= 3, "model.passage_max_length", model.passage_max_length, "use at least 3")
-    sources = {"data.domain": config.data.domain, **{f"data.guards.{n}": s for n, s in config.data.guards.items()}}
-    for name, source in sources.items():
-        _require(source.kind == "harvest" or bool(source.path), f"{name}.path", source.path, "name the file or folder")
-        for share in ("dev_share", "test_share"):
-            value = getattr(source, share)
-            _require(0 < value < 0.5, f"{name}.{share}", value, "use a share between 0 and 0.5")
-        if source.kind == "dataset":
-            missing = {"query", "positive"} - set(source.columns)
-            _require(not missing, f"{name}.columns", dict(source.columns), f"map {', '.join(sorted(missing))} as well")
-        _require(
-            source.max_pairs is None or source.max_pairs >= 10, f"{name}.max_pairs", source.max_pairs, "10 or more"
-        )
-    for name in (config.data.name, *config.data.guards):
-        plain = bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*", name))
-        _require(
-            plain, "data.name" if name == config.data.name else "data.guards", name, "use letters, digits, - and _"
-        )
-    for option, seed in {"mine.seed": mine.seed, "train.seed": train.seed, "eval.seed": evaluation.seed}.items():
-        _require(seed >= 0, option, seed, "use 0 or more")
-    _require(config.data.name not in config.data.guards, "data.guards", config.data.name, "the domain has that name")
-    _require(mine.negatives_per_query >= 1, "mine.negatives_per_query", mine.negatives_per_query, "use at least 1")
-    window = f"1 <= rank_first <= rank_last, which is {mine.rank_last}"
-    _require(1 <= mine.rank_first <= mine.rank_last, "mine.rank_first", mine.rank_first, window)
-    _require(train.batch_size >= 1, "train.batch_size", train.batch_size, "use at least 1")
-    in_batch_only = mine.method == "none" or train.negatives_per_query == 0
-    _require(
-        train.batch_size >= 2 or not in_batch_only, "train.batch_size", train.batch_size,
-        "no negatives are possible with one query a step and no hard negatives; use at least 2",
-    )  # fmt: skip
-    _require(train.negatives_per_query >= 0, "train.negatives_per_query", train.negatives_per_query, "use 0 or more")
-    _require(train.epochs > 0, "train.epochs", train.epochs, "use more than 0")
-    _require(train.max_steps is None or train.max_steps >= 1, "train.max_steps", train.max_steps, "use at least 1")
-    _require(train.weight_decay >= 0, "train.weight_decay", train.weight_decay, "use 0 or more")
-    _require(evaluation.examples >= 0, "eval.examples", evaluation.examples, "use 0 or more")
-    most = mine.max_share_of_positive
-    _require(most is None or most > 0, "mine.max_share_of_positive", most, "use more than 0, or null")
-    _require(mine.margin is None or mine.margin >= 0, "mine.margin", mine.margin, "use 0 or more, or null")
-    _require(train.learning_rate > 0, "train.learning_rate", train.learning_rate, "use more than 0")
-    _require(0 <= train.warmup_share < 1, "train.warmup_share", train.warmup_share, "use a share from 0 to below 1")
-    _require(train.temperature > 0, "train.temperature", train.temperature, "use more than 0")
-    _require(train.max_grad_norm > 0, "train.max_grad_norm", train.max_grad_norm, "use more than 0")
-    _require(train.dropout is None or 0 <= train.dropout < 1, "train.dropout", train.dropout, "from 0 to below 1")
-    for option in ("micro_batch_tokens", "eval_every", "save_every", "keep_checkpoints"):
-        _require(getattr(train, option) >= 1, f"train.{option}", getattr(train, option), "use at least 1")
-    for option in ("early_stopping_patience", "eval_max_queries"):
-        value = getattr(train, option)
-        _require(value is None or value >= 1, f"train.{option}", value, "use at least 1, or null")
-    _require(evaluation.depth >= 100, "eval.depth", evaluation.depth, "Recall@100 needs at least 100")
-    for option in ("bootstrap_samples", "permutations"):
-        _require(getattr(evaluation, option) >= 100, f"eval.{option}", getattr(evaluation, option), "use at least 100")
-    return config

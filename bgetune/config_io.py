@@ -15,7 +15,8 @@ from typing import Any
 import jsonargparse
 import yaml
 
-from bgetune.config import JobConfig, check
+from bgetune.config import JobConfig
+from bgetune.config_check import check
 from bgetune.errors import UserError, did_you_mean
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -70,9 +71,9 @@ def _nearest_key(dotted: str, siblings: list[str]) -> str:
     hint = did_you_mean(name, siblings)
     if hint:
         return hint.replace('"', f'"{head}.', 1) if head else hint
-    for known in dotted_keys():
-        if known.rpartition(".")[2] == name:
-            return f'; did you mean "{known}"?'
+    elsewhere = [known for known in dotted_keys() if known.rpartition(".")[2] == name]
+    if elsewhere:
+        return f'; did you mean "{min(elsewhere, key=lambda known: known.count("."))}"?'
     return did_you_mean(dotted, [key for key in dotted_keys() if key.rpartition(".")[0] != head])
 
 

@@ -1,4 +1,4 @@
-"""Text to dense vectors at scale: sorted by length, packed by token count, never encoded twice."""
+"""Text to representations at scale: sorted by length, packed by token count, never encoded twice."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from bgetune.batching import by_length, pack
-from bgetune.config import JobConfig
+from bgetune.config import Head, JobConfig
 from bgetune.data import Texts
-from bgetune.encoder import Encoder, autocast_dtype
+from bgetune.device import autocast_dtype
+from bgetune.encoded import Encoded, Store
+from bgetune.encoder import Encoder
 from bgetune.errors import UserError
-from bgetune.files import atomic_file
+from bgetune.files import atomic_folder
 from bgetune.progress import progress
 
 log = logging.getLogger("bgetune")
@@ -26,34 +28,53 @@ log = logging.getLogger("bgetune")
 _BLOCK = 8192
 
 
-def encode(encoder: Encoder, texts: Texts, role: str, config: JobConfig, label: str) -> np.ndarray:
-    """Vectors of all texts.
+class Vectors(NamedTuple):
+    """Where encoded texts are kept from one call to the next, and whether new ones are added."""
+
+    cache: Path
+    keep: bool = True
+
+
+def encode(
+    encoder: Encoder, texts: Texts, role: str, config: JobConfig, label: str, heads: Sequence[Head] = ("dense",)
+) -> Encoded:
+    """What the heads make of all texts, in memory.
 
     Args:
         texts: N texts; titles are joined before them.
         role: "query" or "passage"; decides instruction and maximum length.
         label: for the progress bar.
 
-    Returns:
-        float32 [N, D], row i for text i.
-
     Raises:
         UserError: a text is longer than the maximum and `model.overlong` is `error`.
     """
+    return _encode(encoder, texts, role, config, label, heads, folder=None)
+
+
+def _encode(
+    encoder: Encoder,
+    texts: Texts,
+    role: str,
+    config: JobConfig,
+    label: str,
+    heads: Sequence[Head],
+    folder: Path | None,
+) -> Encoded:
     token_ids, cut = encoder.tokenize(texts.full_texts(), role)
     _report_cut(texts, cut, role, encoder, config)
     lengths = [len(ids) for ids in token_ids]
-    vectors = np.empty((len(texts), encoder.width), dtype=np.float32)
-    dtype = autocast_dtype(config.encode_precision, encoder.device)
+    store = Store(encoder, token_ids, heads, folder)
     was_training = encoder.training
     encoder.eval()
-    with torch.inference_mode(), _autocast(encoder.device, dtype), progress(sum(lengths), label, "tok") as bar:
+    with torch.inference_mode(), autocast(encoder, config), progress(sum(lengths), label, "tok") as bar:
         for batch in _batches(lengths, config.encode_batch_tokens):
             ids, mask = encoder.pad([token_ids[i] for i in batch])
-            vectors[batch] = encoder(ids.to(encoder.device), mask.to(encoder.device)).float().cpu().numpy()
+            plan = encoder.plan(ids, mask)
+            found = encoder(ids.to(encoder.device), mask.to(encoder.device), heads, plan=plan)
+            store.put(batch, found)
             bar.update(sum(lengths[i] for i in batch))
     encoder.train(was_training)
-    return vectors
+    return store.close()
 
 
 def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -65,8 +86,10 @@ def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return batches
 
 
-def _autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager:
-    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+def autocast(encoder: Encoder, config: JobConfig) -> contextlib.AbstractContextManager:
+    """The precision of encoding outside of training, as `encode_precision` has it."""
+    dtype = autocast_dtype(config.encode_precision, encoder.device)
+    return contextlib.nullcontext() if dtype is None else torch.autocast(encoder.device.type, dtype=dtype)
 
 
 def _report_cut(texts: Texts, cut: list[int], role: str, encoder: Encoder, config: JobConfig) -> None:
@@ -87,28 +110,33 @@ def _report_cut(texts: Texts, cut: list[int], role: str, encoder: Encoder, confi
 
 
 def encode_once(
-    encoder: Encoder, texts: Texts, role: str, config: JobConfig, label: str, cache: Path, keep: bool = True
-) -> np.ndarray:
-    """`encode`, kept in `cache` under the hash of the weights, the texts and the settings.
+    encoder: Encoder,
+    texts: Texts,
+    role: str,
+    config: JobConfig,
+    label: str,
+    vectors: Vectors,
+    heads: Sequence[Head] = ("dense",),
+) -> Encoded:
+    """`encode`, kept in a cache under the hash of the weights, the texts and the settings.
 
-    The name is the content: changed weights or texts can never be served from an older file. With `keep`
+    The name is the content: changed weights or texts can never be served from an older file. With `vectors.keep`
     off, what is there is used and nothing is added: for weights that the next step overwrites.
     """
     if config.model.overlong == "error":
         # before the cache: another configuration may have cut and kept them
         _report_cut(texts, encoder.tokenize(texts.full_texts(), role)[1], role, encoder, config)
-    path = cache / f"{_key(encoder, texts, role, config)}.npy"
-    if path.is_file():
-        return np.load(path)
-    vectors = encode(encoder, texts, role, config, label)
-    if not keep:
-        return vectors
-    with atomic_file(path, "wb") as file:
-        np.save(file, vectors)
-    return vectors
+    folder = vectors.cache / _key(encoder, texts, role, config, heads)
+    if folder.is_dir():
+        return Encoded.read(folder)
+    if not vectors.keep:
+        return encode(encoder, texts, role, config, label, heads)
+    with atomic_folder(folder) as partial:
+        _encode(encoder, texts, role, config, label, heads, partial)
+    return Encoded.read(folder)
 
 
-def _key(encoder: Encoder, texts: Texts, role: str, config: JobConfig) -> str:
+def _key(encoder: Encoder, texts: Texts, role: str, config: JobConfig, heads: Sequence[Head]) -> str:
     dtype = autocast_dtype(config.encode_precision, encoder.device)
     settings = [
         encoder.weights_hash(),
@@ -117,6 +145,7 @@ def _key(encoder: Encoder, texts: Texts, role: str, config: JobConfig) -> str:
         encoder.device.type,
         encoder.attention,
         config.encode_batch_tokens,
+        list(heads),
     ]
     digest = hashlib.sha256(json.dumps(settings).encode())
     for text in texts.full_texts():

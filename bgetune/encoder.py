@@ -1,10 +1,10 @@
-"""Backbone and head: loads any encoder, turns token ids into vectors, saves a folder every reader takes."""
+"""Backbone and heads: loads any encoder, turns token ids into representations, saves a folder every reader takes."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,11 +15,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from bgetune.config import ModelConfig, Precision
+from bgetune.config import HEADS, Head, ModelConfig
+from bgetune.device import this_device
 from bgetune.errors import UserError
-from bgetune.heads import dense
+from bgetune.head_files import heads_state, read_heads, write_heads
+from bgetune.heads import MCLS_EVERY, HeadLayers, TokenPlan, plan_tokens
 from bgetune.layout import EncoderSpec, read_spec, write_layout
 from bgetune.models import model_folder
+from bgetune.representations import Representations
 
 # how a configuration was stored, not what it describes
 _NOT_OF_THE_MODEL = ("transformers_version", "dtype", "torch_dtype", "architectures")
@@ -27,27 +30,36 @@ _BROKEN_WEIGHTS = (SafetensorError, pickle.UnpicklingError)
 
 
 class Encoder(nn.Module):
-    """A transformer encoder with its tokenizer and the spec of its dense head."""
+    """A transformer encoder with its tokenizer, its heads, and the spec of how a text is read."""
 
-    def __init__(self, backbone: Any, tokenizer: Any, spec: EncoderSpec) -> None:
+    def __init__(
+        self, backbone: Any, tokenizer: Any, spec: EncoderSpec, layers: HeadLayers, heads: Sequence[Head]
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.tokenizer = tokenizer
         self.spec = spec
+        self.layers = layers
+        """Every head the checkpoint brought, asked for or not, so that none is lost on the way."""
+        self.heads: tuple[Head, ...] = tuple(head for head in HEADS if head in heads)
+        """What it represents a text with, unless told otherwise."""
         self.reported: set[tuple[Path, str]] = set()
         """Files and roles whose overlong texts have been reported."""
 
     @classmethod
-    def load(cls, config: ModelConfig) -> Encoder:
+    def load(cls, config: ModelConfig, heads_from: Path | None = None) -> Encoder:
         """Load by folder, Hub id or PyPI package, in float32.
+
+        Args:
+            heads_from: a folder with heads that the model itself lacks.
 
         Raises:
             UserError: the model is not there, needs code of its own, or is shorter than the maximum lengths.
         """
-        return cls.load_folder(model_folder(config), config)
+        return cls.load_folder(model_folder(config), config, heads_from)
 
     @classmethod
-    def load_folder(cls, folder: Path, config: ModelConfig) -> Encoder:
+    def load_folder(cls, folder: Path, config: ModelConfig, heads_from: Path | None = None) -> Encoder:
         """Load a local folder; `config` gives everything besides the weights."""
         from transformers import AutoConfig, AutoModel, AutoTokenizer
         from transformers.utils import logging as transformers_logging
@@ -66,11 +78,23 @@ class Encoder(nn.Module):
             elif isinstance(error, pickle.UnpicklingError):
                 reason = "its pickled weights hold more than tensors, which could run any code; convert to safetensors"
             raise UserError(f"model.name_or_path: {folder} cannot be loaded: {reason[:300]}") from None
-        encoder = cls(backbone.to(torch.float32), tokenizer, read_spec(folder, config))
-        encoder._refuse_too_long()
+        layers = read_heads(folder, architecture.hidden_size)
+        if heads_from is not None:
+            layers.fill_in(read_heads(heads_from, architecture.hidden_size))
+        heads = [head for head in HEADS if layers.has(head)] if config.heads == "auto" else config.heads
+        encoder = cls(backbone.to(torch.float32), tokenizer, read_spec(folder, config), layers, heads)
+        encoder._refuse_what_cannot_be(config)
         return encoder.to(this_device())
 
-    def _refuse_too_long(self) -> None:
+    def _refuse_what_cannot_be(self, config: ModelConfig) -> None:
+        if self.spec.pooling == "mcls" and self.tokenizer.cls_token_id is None:
+            raise UserError("model.pooling: mcls needs a tokenizer with a CLS token, and this one has none")
+        wanted, layer = config.multi_vector_dim, self.layers.colbert_linear
+        if wanted is not None and layer is not None and layer.out_features != wanted:
+            raise UserError(
+                f"model.multi_vector_dim: {wanted}, but the checkpoint's multi-vector head gives {layer.out_features} "
+                "numbers a token; leave the option out"
+            )
         limit = self.longest_input
         for role in ("query", "passage"):
             wanted = self.spec.max_length(role)
@@ -94,28 +118,59 @@ class Encoder(nn.Module):
     def device(self) -> torch.device:
         return next(self.backbone.parameters()).device
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, embedded: Tensor | None = None) -> Tensor:
-        """Token ids and mask, both [N, L], to dense vectors [N, D].
+    @property
+    def absent_heads(self) -> tuple[Head, ...]:
+        """Heads that are asked for and have no weights yet."""
+        return tuple(head for head in self.heads if not self.layers.has(head))
 
-        `embedded`, float [N, L, H]: the input embeddings of `input_ids`, where they were looked up before.
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        heads: Sequence[Head] | None = None,
+        embedded: Tensor | None = None,
+        plan: TokenPlan | None = None,
+    ) -> Representations:
+        """Token ids and mask, both [N, L], to what the heads make of the N texts.
+
+        Args:
+            heads: which; None: all of the encoder's.
+            embedded: float [N, L, H], the input embeddings of `input_ids`, where they were looked up before.
+            plan: of these ids, where it was made before.
         """
         tokens = {"input_ids": input_ids} if embedded is None else {"inputs_embeds": embedded}
         states = self.backbone(attention_mask=attention_mask, **tokens).last_hidden_state
-        return dense(states, attention_mask, self.spec.pooling, self.spec.normalize)
+        plan = plan or self.plan(input_ids.cpu(), attention_mask.cpu())
+        wanted = self.heads if heads is None else heads
+        return self.layers.represent(states, attention_mask, plan, wanted, self.spec.pooling, self.spec.normalize)
+
+    def plan(self, input_ids: Tensor, attention_mask: Tensor) -> TokenPlan:
+        """Which tokens of a padded batch count; special tokens are those of the tokenizer's own list."""
+        special = torch.tensor(sorted(self.tokenizer.all_special_ids), dtype=torch.int64)
+        return plan_tokens(input_ids, attention_mask, special, self.tokenizer.cls_token_id)
 
     def tokenize(self, texts: Sequence[str], role: str) -> tuple[list[list[int]], list[int]]:
         """Token ids of each text, instruction before it, cut to the role's maximum; and which texts were cut."""
         instruction = self.spec.instruction(role)
+        limit = self.spec.max_length(role)
+        mcls = self.spec.pooling == "mcls"
         batch = self.tokenizer(
             [instruction + text for text in texts],
             truncation=True,
-            max_length=self.spec.max_length(role),
+            # with mcls, room for the CLS tokens that will be inserted
+            max_length=limit - (limit - 1) // (MCLS_EVERY + 1) if mcls else limit,
             padding=False,
             return_attention_mask=False,
             return_token_type_ids=False,
         )
         cut = [i for i, encoding in enumerate(batch.encodings or []) if encoding.overflowing]
-        return batch["input_ids"], cut
+        return [self._with_cls(ids) for ids in batch["input_ids"]] if mcls else batch["input_ids"], cut
+
+    def _with_cls(self, token_ids: list[int]) -> list[int]:
+        """A CLS before every 256 tokens; the first is there already."""
+        body = token_ids[1:]
+        blocks = [body[at : at + MCLS_EVERY] for at in range(0, max(len(body), 1), MCLS_EVERY)]
+        return [token for block in blocks for token in (self.tokenizer.cls_token_id, *block)]
 
     def pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids of N texts to `input_ids` and `attention_mask`, both [N, L] with L the longest of them."""
@@ -127,6 +182,11 @@ class Encoder(nn.Module):
             ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
             mask[row, : len(tokens)] = 1
         return ids, mask
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether the backbone is wrapped by peft."""
+        return hasattr(self.backbone, "merge_and_unload")
 
     @property
     def attention(self) -> str:
@@ -142,7 +202,7 @@ class Encoder(nn.Module):
         """SHA-256 of what decides a text's vector: spec, architecture, tokenizer, every parameter by its name."""
         settings = [asdict(self.spec), self._architecture(), self._tokenization()]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for name, tensor in sorted(self.backbone.state_dict().items()):
+        for name, tensor in sorted({**self.backbone.state_dict(), **heads_state(self.layers)}.items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
@@ -160,12 +220,17 @@ class Encoder(nn.Module):
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Write weights (safetensors), configuration, tokenizer and sentence-transformers' files into `folder`."""
+        # LoRA's adapters are merged, so that the folder is a plain model
+        plain = copy.deepcopy(self.backbone).merge_and_unload() if self.has_adapters else self.backbone
         state = {
-            name: t.detach().cpu().to(dtype) if t.is_floating_point() else t
-            for name, t in self.backbone.state_dict().items()
+            name: t.detach().cpu().to(dtype) if t.is_floating_point() else t for name, t in plain.state_dict().items()
         }
-        self.backbone.config.dtype = dtype
-        self.backbone.save_pretrained(folder, state_dict=state, safe_serialization=True)
+        plain.config.dtype = dtype
+        plain.save_pretrained(folder, state_dict=state, safe_serialization=True)
+        write_heads(folder, self.layers, dtype)
+        if self.layers.has("sparse") and self.tokenizer.eos_token is None:
+            # FlagEmbedding leaves out the lexical weight of EOS; BERT's tokenizers have one only by the name of SEP
+            self.tokenizer.eos_token = self.tokenizer.sep_token
         # a fast tokenizer remembers its last call; a reader of the raw file would cut passages as queries
         if (backend := getattr(self.tokenizer, "backend_tokenizer", None)) is not None:
             backend.no_truncation()
@@ -195,30 +260,3 @@ def _has_pooler(auto_model: Any, architecture: Any) -> bool:
         return False
     model_class = auto_model._model_mapping[type(architecture)]
     return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-
-
-def this_device() -> torch.device:
-    """Where this process computes: its own card under a launcher, the first card, Apple's GPU, or the processor."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """The type to autocast to, None for plain float32. `auto`: bfloat16 where the hardware multiplies it fast.
-
-    Raises:
-        UserError: bf16 is asked for and the card has none.
-    """
-    if precision == "fp32":
-        return None
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported()
-    elif device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        fast = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-    else:
-        fast = False
-    if precision == "bf16" and not fast and device.type == "cuda":
-        raise UserError("train.precision: this card has no bf16; use fp32")
-    return torch.bfloat16 if fast or precision == "bf16" else None

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from bgetune.config import ModelConfig, Similarity
 from bgetune.errors import UserError
 from bgetune.files import read_json, write_json
 
-Pooling = Literal["cls", "mean", "max"]
+Pooling = Literal["cls", "mean", "max", "mcls"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class EncoderSpec:
     passage_instruction: str
     query_max_length: int
     passage_max_length: int
+
+    @property
+    def pooling_elsewhere(self) -> Pooling:
+        """What other readers are told; none of them inserts CLS tokens, and up to 256 tokens it is the same."""
+        return "cls" if self.pooling == "mcls" else self.pooling
 
     def instruction(self, role: str) -> str:
         return self.query_instruction if role == "query" else self.passage_instruction
@@ -71,8 +76,12 @@ def _pooling_in(folder: Path) -> Pooling | None:
 
 
 def _pooling_mode(settings: dict[str, Any], path: Path) -> Pooling:
-    modes = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
-    found = [mode for mode in get_args(Pooling) if settings.get(modes[mode]) or settings.get("pooling_mode") == mode]
+    modes: dict[Pooling, str] = {
+        "cls": "pooling_mode_cls_token",
+        "mean": "pooling_mode_mean_tokens",
+        "max": "pooling_mode_max_tokens",
+    }
+    found = [mode for mode in modes if settings.get(modes[mode]) or settings.get("pooling_mode") == mode]
     if len(found) != 1:
         raise UserError(f"model.pooling: {path} asks for a pooling that is none of cls, mean, max; set model.pooling")
     return found[0]
@@ -86,7 +95,7 @@ def _normalize_in(folder: Path) -> bool | None:
 def flag_model_settings(spec: EncoderSpec) -> dict[str, Any]:
     """What FlagEmbedding's `FlagModel` must be told to give our vectors, since it reads none of it from the folder."""
     settings: dict[str, Any] = {
-        "pooling_method": spec.pooling,
+        "pooling_method": spec.pooling_elsewhere,
         "normalize_embeddings": spec.normalize,
         "query_max_length": spec.query_max_length,
         "passage_max_length": spec.passage_max_length,
@@ -111,9 +120,9 @@ def write_layout(folder: Path, spec: EncoderSpec, width: int) -> None:
     write_json(folder / "modules.json", rows)
     pooling = {
         "word_embedding_dimension": width,
-        "pooling_mode_cls_token": spec.pooling == "cls",
-        "pooling_mode_mean_tokens": spec.pooling == "mean",
-        "pooling_mode_max_tokens": spec.pooling == "max",
+        "pooling_mode_cls_token": spec.pooling_elsewhere == "cls",
+        "pooling_mode_mean_tokens": spec.pooling_elsewhere == "mean",
+        "pooling_mode_max_tokens": spec.pooling_elsewhere == "max",
         "pooling_mode_mean_sqrt_len_tokens": False,
     }
     write_json(folder / "1_Pooling" / "config.json", pooling)

@@ -29,6 +29,9 @@ from bgetune.config_io import flatten, load_job, to_dict, to_yaml
 from bgetune.errors import UserError
 from bgetune.files import write_text
 
+STARTED_HEADS = "started_heads"
+"""In `checkpoints/` and `best/`: heads that the base model lacks, as they were before training."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -54,6 +57,12 @@ class Run:
     @property
     def best(self) -> Path:
         return self.checkpoints / "best"
+
+    @property
+    def base_heads(self) -> Path | None:
+        """Heads that base is measured with, where it has none of its own."""
+        folder = self.best / STARTED_HEADS
+        return folder if folder.is_dir() else None
 
     @property
     def train_log(self) -> Path:

@@ -1,42 +1,155 @@
-"""Retrieval over one set: queries against an index built from the very weights under test."""
+"""Retrieval over one set: queries against indexes built from the very weights under test."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bgetune.config import JobConfig
+from bgetune.config import Head, JobConfig, Similarity, TrainConfig
 from bgetune.data import Texts
-from bgetune.encode import encode_once
+from bgetune.encode import Vectors, encode_once
+from bgetune.encoded import Encoded
 from bgetune.encoder import Encoder
 from bgetune.files import atomic_file
+from bgetune.fusion import best, candidates, reciprocal_rank, weighted_sum
 from bgetune.index.bm25 import BM25Index
 from bgetune.index.dense import DenseIndex
+from bgetune.index.multi_vector import MultiVectorIndex
+from bgetune.index.sparse import SparseIndex
 from bgetune.metrics import Results
 
+HYBRID, RRF = "hybrid", "hybrid_rrf"
+"""Weighted sum of all heads' scores, and reciprocal rank fusion of their rankings."""
 
-def search_dense(
+
+def retrievers_of(heads: Sequence[Head]) -> list[str]:
+    """What a model with these heads can be searched with.
+
+    >>> retrievers_of(("dense",)), retrievers_of(("dense", "sparse"))
+    (['dense'], ['dense', 'sparse', 'hybrid', 'hybrid_rrf'])
+    """
+    return list(heads) if len(heads) == 1 else [*heads, HYBRID, RRF]
+
+
+def ensemble_weights(train: TrainConfig) -> dict[str, float]:
+    """Weight of each head's score in the hybrid."""
+    return {head: getattr(train, head).ensemble_weight for head in ("dense", "sparse", "multi_vector")}
+
+
+def search(
     encoder: Encoder,
     queries: Texts,
     corpus: Texts,
     config: JobConfig,
-    index: str,
-    depth: int,
-    cache: Path,
+    wanted: Sequence[str],
+    vectors: Vectors,
     label: str,
-    keep: bool = True,
-) -> Results:
-    """Encode corpus and queries, build the index, search: the `depth` best passages of each query.
+    index: str = "Flat",
+    depth: int = 100,
+) -> dict[str, Results]:
+    """Encode corpus and queries, build the indexes, search: the `depth` best passages of each query.
 
-    `cache` and `keep` are those of `encode_once`.
+    Args:
+        wanted: names out of `retrievers_of(encoder.heads)`.
+        index: FAISS factory string of the dense index.
+        label: for the progress bars.
+
+    Returns:
+        A ranking for each wanted retriever.
     """
-    passages = encode_once(encoder, corpus, "passage", config, f"{label} passages", cache, keep)
-    questions = encode_once(encoder, queries, "query", config, f"{label} queries", cache, keep)
-    similarity = encoder.spec.similarity
-    scores, rows = DenseIndex.build(passages, similarity, index).search(questions, depth)
-    return as_results(queries.ids, corpus.ids, scores, rows)
+    fused = {HYBRID, RRF} & set(wanted)
+    # a head of weight 0 has no say in the hybrid, and dense always names candidates
+    weights = ensemble_weights(config.train)
+    heads = tuple(h for h in encoder.heads if h == "dense" or h in wanted or fused)
+    passages = encode_once(encoder, corpus, "passage", config, f"{label} passages", vectors, heads)
+    questions = encode_once(encoder, queries, "query", config, f"{label} queries", vectors, heads)
+    searched = _Searched(passages, questions, encoder.spec.similarity, index, config, depth, label)
+    found = {}
+    for name in wanted:
+        scores, rows = searched.fused(name, weights) if name in fused else searched.alone(name)
+        found[name] = as_results(queries.ids, corpus.ids, scores, rows)
+    return found
+
+
+Ranking = tuple[np.ndarray, np.ndarray]
+"""Scores float32 [Q, K] and rows int64 [Q, K], best first; row -1: nothing found."""
+
+
+class _Searched:
+    """Each head's ranking, and all heads' scores of the candidates; each made once, when it is first needed."""
+
+    def __init__(
+        self,
+        passages: Encoded,
+        questions: Encoded,
+        similarity: Similarity,
+        index: str,
+        config: JobConfig,
+        depth: int,
+        label: str,
+    ) -> None:
+        self._passages, self._questions = passages, questions
+        self._settings, self._depth, self._label = config.eval, depth, label
+        wide = depth if passages.sparse is None and passages.multi_vector is None else config.eval.candidates
+        self._dense = DenseIndex.build(passages.vectors, similarity, index)
+        self._exact = passages.vectors, similarity
+        self._wide: dict[str, Ranking] = {"dense": self._dense.search(questions.vectors, max(wide, depth))}
+        if passages.sparse is not None and questions.sparse is not None:
+            self._sparse = SparseIndex.build(passages.sparse)
+            self._wide["sparse"] = self._sparse.search(questions.sparse, max(wide, depth))
+        self._scores: dict[str, np.ndarray] = {}
+        self._rows = candidates(*(rows[:, :wide] for _, rows in self._wide.values()))
+
+    def alone(self, head: str) -> Ranking:
+        if head == "multi_vector":
+            if self._settings.multi_vector == "full":
+                assert self._passages.multi_vector is not None
+                assert self._questions.multi_vector is not None
+                index = MultiVectorIndex(self._passages.multi_vector)
+                return index.search(self._questions.multi_vector, self._depth, f"{self._label} multi-vector")
+            return best(self._candidate_scores()[head], self._rows, self._depth)
+        scores, rows = self._wide[head]
+        return scores[:, : self._depth], rows[:, : self._depth]
+
+    def fused(self, name: str, weights: Mapping[str, float]) -> Ranking:
+        scores = self._candidate_scores()
+        mixed = weighted_sum(scores, weights) if name == HYBRID else reciprocal_rank(scores)
+        return best(mixed, self._rows, self._depth)
+
+    def _candidate_scores(self) -> dict[str, np.ndarray]:
+        """Every head's exact score [Q, C] of the union of what dense and sparse found; -inf where there is none."""
+        if not self._scores:
+            empty = self._rows < 0
+            vectors, similarity = self._exact
+            self._scores["dense"] = pair_scores(self._questions.vectors, vectors, self._rows, similarity)
+            if self._questions.sparse is not None:
+                self._scores["sparse"] = self._sparse.scores_of(self._questions.sparse, self._rows)
+            if self._questions.multi_vector is not None and self._passages.multi_vector is not None:
+                index = MultiVectorIndex(self._passages.multi_vector)
+                label = f"{self._label} multi-vector"
+                self._scores["multi_vector"] = index.rerank(self._questions.multi_vector, self._rows, label)
+            self._scores = {head: np.where(empty, -np.inf, scores) for head, scores in self._scores.items()}
+        return self._scores
+
+
+def pair_scores(queries: np.ndarray, passages: np.ndarray, rows: np.ndarray, similarity: Similarity) -> np.ndarray:
+    """float32 [Q, C]: scores of each query, [Q, D], with its own passages out of [N, D]; row -1 gives anything.
+
+    >>> pair_scores(np.eye(2), np.array([[0.0, 2.0], [3.0, 4.0]]), np.array([[1], [0]]), "cosine").round(3).tolist()
+    [[0.6], [1.0]]
+    """
+    found = np.empty(rows.shape, dtype=np.float32)
+    for i, query in enumerate(queries):
+        own = passages[rows[i]]
+        if similarity == "euclidean":
+            found[i] = -np.linalg.norm(own - query, axis=1)
+        else:
+            found[i] = own @ query
+            if similarity == "cosine":
+                found[i] /= np.maximum(np.linalg.norm(own, axis=1) * np.linalg.norm(query), 1e-12)
+    return found
 
 
 def search_bm25(queries: Texts, corpus: Texts, depth: int) -> Results:

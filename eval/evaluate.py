@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from bgetune.config import JobConfig
-from bgetune.encoder import Encoder, autocast_dtype
+from bgetune.device import autocast_dtype
+from bgetune.encode import Vectors
+from bgetune.encoder import Encoder
 from bgetune.files import atomic_folder, write_text
-from bgetune.metrics import Results
 from bgetune.run import Run
-from bgetune.search import search_bm25, search_dense, write_trec_run
+from bgetune.search import retrievers_of, search, search_bm25, write_trec_run
 
 from .markdown import to_markdown
 from .report import build_report, to_json
 from .sets import VERSIONS, EvalSet, read_eval_set
 from .terminal import print_report
-
-Retriever = Callable[[Encoder, EvalSet, JobConfig, Path, str], Results]
-"""Encoder, set, job, folder for vectors, label of the progress bar -> results."""
-
-
-def _dense(encoder: Encoder, test: EvalSet, config: JobConfig, cache: Path, label: str) -> Results:
-    settings = config.eval
-    return search_dense(encoder, test.queries, test.corpus, config, settings.index, settings.depth, cache, label)
-
-
-RETRIEVERS: dict[str, Retriever] = {"dense": _dense}
-"""What an encoder can be searched with; each is measured for base and for tuned."""
 
 
 def evaluate(config: JobConfig, run: Run) -> None:
@@ -56,10 +44,14 @@ def evaluate(config: JobConfig, run: Run) -> None:
 
 def _search_all(version: str, sets: list[EvalSet], config: JobConfig, run: Run) -> dict[str, str]:
     """Search every set with one version of the encoder; returns its hash, and what it ran on."""
-    encoder = Encoder.load(config.model) if version == "base" else Encoder.load_folder(run.best, config.model)
+    encoder = _load(version, config, run)
+    settings, vectors = config.eval, Vectors(run.vectors)
     for test in sets:
-        for name, retrieve in RETRIEVERS.items():
-            results = retrieve(encoder, test, config, run.vectors, f"{version} {test.name}")
+        found = search(
+            encoder, test.queries, test.corpus, config, retrievers_of(encoder.heads), vectors,
+            f"{version} {test.name}", settings.index, settings.depth,
+        )  # fmt: skip
+        for name, results in found.items():
             test.found.setdefault(name, {})[version] = results
     dtype = autocast_dtype(config.encode_precision, encoder.device) or torch.float32
     return {
@@ -67,6 +59,13 @@ def _search_all(version: str, sets: list[EvalSet], config: JobConfig, run: Run) 
         "device": encoder.device.type,
         "precision": str(dtype).removeprefix("torch."),
     }
+
+
+def _load(version: str, config: JobConfig, run: Run) -> Encoder:
+    """Base has the heads that training started from, where the checkpoint has none of its own."""
+    if version == "base":
+        return Encoder.load(config.model, heads_from=run.base_heads)
+    return Encoder.load_folder(run.best, config.model)
 
 
 def _write_runs(folder: Path, sets: list[EvalSet]) -> None:

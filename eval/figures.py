@@ -62,15 +62,16 @@ def count(number: int, noun: str, plural: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
-def headline(report: Mapping[str, Any], retriever: str, metric: str) -> list[str]:
+def headline(report: Mapping[str, Any], metric: str) -> list[str]:
     """One sentence a set, the domain's first: the verdict, and the figures that it rests on."""
-    lines = [_sentence(name, measured, retriever, metric) for name, measured in report["sets"].items()]
+    lines = [_sentence(name, measured, metric) for name, measured in report["sets"].items()]
     if report["model"]["base_weights"] == report["model"]["tuned_weights"]:
         lines.insert(0, "No checkpoint was better on dev than the base model, so `tuned` is the base model itself.")
     return lines
 
 
-def _sentence(name: str, measured: Mapping[str, Any], retriever: str, metric: str) -> str:
+def _sentence(name: str, measured: Mapping[str, Any], metric: str) -> str:
+    retriever = measured["decided_by"]
     figures = measured["retrievers"][retriever]
     gain = figures["gain"][metric]
     shown = measured["verdict"]
@@ -80,8 +81,18 @@ def _sentence(name: str, measured: Mapping[str, Any], retriever: str, metric: st
         f"{measured['role'].capitalize()} {name}: {said}. "
         f"{retriever} {NAMES.get(metric, metric)} from {figures['base'][metric]:.3f} to {figures['tuned'][metric]:.3f} "
         f"({signed(gain['abs'])}{relative}; 95 % interval {interval(gain['ci95'])}, p {p_words(gain['p'])}) "
-        f"on {count(measured['n_queries'], 'query', 'queries')}."
+        f"on {count(measured['n_queries'], 'query', 'queries')}.{_against_dense(measured, metric)}"
     )
+
+
+def _against_dense(measured: Mapping[str, Any], metric: str) -> str:
+    """What all heads together gain on what one had before: the base model's dense vectors."""
+    decided = measured["decided_by"]
+    if decided == "dense":
+        return ""
+    retrievers = measured["retrievers"]
+    before, after = retrievers["dense"]["base"][metric], retrievers[decided]["tuned"][metric]
+    return f" Against the base's dense vectors ({before:.3f}): {signed(after - before)}."
 
 
 def p_words(p: float) -> str:

@@ -22,14 +22,15 @@ from bgetune.config import EvalConfig, JobConfig
 from bgetune.config_io import to_dict
 from bgetune.files import sha256_json
 from bgetune.metrics import means, per_query
+from bgetune.search import HYBRID
 
 from .examples import examples
 from .figures import headline
 from .sets import EvalSet
 from .significance import compare, verdict
 
-HEADLINE = ("dense", "ndcg@10")
-"""The retriever and the metric that the verdict, the headline and the examples are about."""
+METRIC = "ndcg@10"
+"""What the verdict, the headline and the examples are about, of the retriever that `deciding` names."""
 
 _PACKAGES = (
     "bgetune",
@@ -75,7 +76,12 @@ def build_report(config: JobConfig, sets: list[EvalSet], model: Mapping[str, str
         "versions": versions(),
         "notes": [*_NOTES, f"Each query retrieves {config.eval.depth} passages from index {config.eval.index}."],
     }
-    return {"headline": headline(report, *HEADLINE), **report}
+    return {"headline": headline(report, METRIC), **report}
+
+
+def deciding(found: Mapping[str, Any]) -> str:
+    """The retriever that a verdict is about: all heads together where there are several, else the dense head."""
+    return HYBRID if HYBRID in found else "dense"
 
 
 def _measure(test: EvalSet, settings: EvalConfig) -> dict[str, Any]:
@@ -89,18 +95,19 @@ def _measure(test: EvalSet, settings: EvalConfig) -> dict[str, Any]:
         retrievers[name] = {which: means(metrics) for which, metrics in by_version.items()}
         if "tuned" in by_version:
             retrievers[name]["gain"], verdicts[name] = _gains(by_version["base"], by_version["tuned"], settings)
-    retriever, metric = HEADLINE
+    retriever = deciding(test.found)
     passages = dict(zip(test.corpus.ids, test.corpus.full_texts(), strict=True))
     queries = dict(zip(test.queries.ids, test.queries.texts, strict=True))
-    deciding = {which: metrics[metric] for which, metrics in values[retriever].items()}
+    compared = {which: metrics[METRIC] for which, metrics in values[retriever].items()}
     return {
         "role": test.role,
         "n_queries": len(test.queries),
         "n_docs": len(test.corpus),
         "data_hash": test.data_hash,
         "verdict": verdicts[retriever],
+        "decided_by": retriever,
         "retrievers": retrievers,
-        "examples": examples(test.qrels, queries, passages, test.found[retriever], deciding, settings.examples),
+        "examples": examples(test.qrels, queries, passages, test.found[retriever], compared, settings.examples),
     }
 
 
@@ -112,7 +119,7 @@ def _gains(
         metric: compare(base[metric], tuned[metric], settings.bootstrap_samples, settings.permutations, settings.seed)
         for metric in base
     }
-    return {metric: gain.to_row() for metric, gain in gains.items()}, verdict(gains[HEADLINE[1]])
+    return {metric: gain.to_row() for metric, gain in gains.items()}, verdict(gains[METRIC])
 
 
 def versions() -> dict[str, str]:

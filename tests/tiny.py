@@ -10,7 +10,9 @@ from typing import Any
 import torch
 import yaml
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
+
+from bgetune.layout import EncoderSpec, write_layout
 
 TOPICS = ["heart", "lung", "bone", "skin", "brain", "liver", "kidney", "blood", "nerve", "muscle"]
 WORDS = ["pain", "drug", "cause", "cure", "test", "risk", "sign", "care", "what", "does", "help", "the", "for", "and"]
@@ -51,6 +53,54 @@ def model(folder: Path, seed: int = 0) -> Path:
     assert sum(p.numel() for p in bert.parameters()) < 10_000
     bert.save_pretrained(folder)
     fast.save_pretrained(folder)
+    return folder
+
+
+def m3(folder: Path, seed: int = 0, dropout: float = 0.0, vocabulary_size: int | None = None) -> Path:
+    """Write a two-layer XLM-RoBERTa with sparse and multi-vector heads, in exactly the files of BAAI/bge-m3."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    vocabulary = {word: i for i, word in enumerate([*special, *TOPICS, *WORDS, *map(str, range(10)), "<mask>"])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", vocabulary["<s>"]), ("</s>", vocabulary["</s>"])]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        cls_token="<s>",
+        sep_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        mask_token="<mask>",
+        model_max_length=8192,
+    )
+    torch.manual_seed(seed)
+    width = 16
+    roberta = XLMRobertaModel(
+        XLMRobertaConfig(
+            vocab_size=vocabulary_size or len(vocabulary),
+            hidden_size=width,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=8194,
+            type_vocab_size=1,
+            initializer_range=0.3,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+        ),
+        add_pooling_layer=False,
+    )
+    roberta.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    for name, rows in (("sparse_linear", 1), ("colbert_linear", width)):
+        linear = torch.nn.Linear(width, rows)
+        torch.nn.init.normal_(linear.weight, std=0.3)
+        torch.save(linear.state_dict(), folder / f"{name}.pt")
+    write_layout(folder, EncoderSpec("cls", True, "cosine", "", "", 8192, 8192), width)
     return folder
 
 

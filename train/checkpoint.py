@@ -1,4 +1,4 @@
-"""Checkpoints to resume from: the model as a folder every reader takes, the optimizer, and where we were.
+"""Checkpoints to resume from: the model as a folder every reader takes, what it lacks, the optimizer, where we were.
 
 State is safetensors and JSON, never pickle. A checkpoint is whole or absent.
 """
@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from bgetune.encoder import Encoder
 from bgetune.files import atomic_file, atomic_folder, read_json, write_json
-from bgetune.run import Run
+from bgetune.head_files import HEADS_FILE
+from bgetune.run import STARTED_HEADS, Run
+
+from .step import Learner
 
 
 @dataclass
@@ -29,6 +31,8 @@ class Progress:
     best_step: int = 0
     evaluations_since_best: int = 0
     stopped_early: bool = False
+    micro_batch_tokens: int | None = None
+    """What `auto` came to, so that a resumed run computes as the first did."""
 
 
 def clear_unless_ours(run: Run) -> None:
@@ -43,31 +47,60 @@ def clear_unless_ours(run: Run) -> None:
         file.write(ours)
 
 
-def save(folder: Path, encoder: Encoder, optimizer: torch.optim.Optimizer, progress: Progress, keep: int) -> None:
+def started_heads(run: Run) -> Path:
+    """The folder of heads that were started in closed form, since the base model has none."""
+    return run.checkpoints / STARTED_HEADS
+
+
+def save(folder: Path, learner: Learner, progress: Progress, keep: int) -> None:
     """Write `folder/step-N` and remove all but the newest `keep`."""
     with atomic_folder(folder / f"step-{progress.step}") as partial:
-        encoder.save(partial)
-        save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
+        learner.encoder.save(partial)
+        save_file(_besides_the_model(learner), partial / "training.safetensors")
+        save_file(_optimizer_tensors(learner.optimizer), partial / "optimizer.safetensors")
         write_json(partial / "progress.json", asdict(progress))
     for step in sorted(_steps(folder))[:-keep]:
         shutil.rmtree(folder / f"step-{step}")
 
 
-def save_best(folder: Path, encoder: Encoder, progress: Progress) -> None:
-    with atomic_folder(folder) as partial:
-        encoder.save(partial)
-        write_json(partial / "best.json", {"step": progress.best_step, "dev_ndcg@10": progress.best_score})
+def save_best(run: Run, learner: Learner, progress: Progress, retriever: str) -> None:
+    """Write the model that is best on dev; with it the heads that base is measured with, where it has none."""
+    with atomic_folder(run.best) as partial:
+        learner.encoder.save(partial)
+        if learner.encoder.has_adapters:
+            learner.encoder.backbone.save_pretrained(partial / "adapter")
+        if started_heads(run).is_dir():
+            shutil.copytree(started_heads(run), partial / STARTED_HEADS)
+        told = {"step": progress.best_step, f"dev_{retriever}_ndcg@10": progress.best_score}
+        write_json(partial / "best.json", told)
 
 
-def resume(folder: Path, encoder: Encoder, optimizer: torch.optim.Optimizer) -> Progress:
-    """Bring encoder and optimizer to the newest checkpoint; a fresh Progress where there is none."""
+def resume(folder: Path, learner: Learner) -> Progress:
+    """Bring model and optimizer to the newest checkpoint; a fresh Progress where there is none."""
     steps = _steps(folder)
     if not steps:
         return Progress()
-    newest = folder / f"step-{max(steps)}"
-    encoder.backbone.load_state_dict(load_file(newest / "model.safetensors"))
-    _load_optimizer(optimizer, load_file(newest / "optimizer.safetensors"))
+    newest, encoder = folder / f"step-{max(steps)}", learner.encoder
+    if not encoder.has_adapters:  # they are merged into the folder's weights; what they wrap does not train
+        encoder.backbone.load_state_dict(load_file(newest / "model.safetensors"))
+    if (newest / HEADS_FILE).is_file():
+        encoder.layers.load_state_dict(load_file(newest / HEADS_FILE))
+    for name, tensor in load_file(newest / "training.safetensors").items():
+        kind, _, rest = name.partition(".")
+        module = learner.temperatures if kind == "temperatures" else encoder.backbone
+        with torch.no_grad():
+            module.get_parameter(rest).copy_(tensor)
+    _load_optimizer(learner.optimizer, load_file(newest / "optimizer.safetensors"))
     return Progress(**read_json(newest / "progress.json"))
+
+
+def _besides_the_model(learner: Learner) -> dict[str, torch.Tensor]:
+    """What trains and is not in the model's folder as it is: temperatures, and adapters, which are merged there."""
+    found = {f"temperatures.{name}": p.detach().cpu() for name, p in learner.temperatures.named_parameters()}
+    if learner.encoder.has_adapters:
+        named = learner.encoder.backbone.named_parameters()
+        found.update({f"adapters.{name}": p.detach().cpu() for name, p in named if p.requires_grad})
+    return found
 
 
 def _steps(folder: Path) -> list[int]:

@@ -25,14 +25,17 @@ class TrainingSet:
 class Batch:
     """One global batch. Q queries; P passages, each query's positive and then its negatives.
 
-    target[i] is the passage that is query i's positive; false_negatives lists the (query, passage) pairs that
-    must not count as negatives.
+    target[i] is the passage that is query i's positive; owner[j] is the query that brought passage j;
+    false_negatives lists the (query, passage) pairs that must not count as negatives; teacher[j] is a teacher's score
+    of passage j for the query that brought it.
     """
 
     queries: list[str]
     passages: list[str]
     target: list[int]
+    owner: list[int]
     false_negatives: list[tuple[int, int]]
+    teacher: list[float] | None = None
 
 
 def load_training_set(path: Path, config: TrainConfig, query_instruction: str = "") -> TrainingSet:
@@ -47,6 +50,8 @@ def load_training_set(path: Path, config: TrainConfig, query_instruction: str = 
         where_of.append(where)
         if examples[-1].prompt not in (None, "", query_instruction):
             raise UserError(f"{where}: the prompt differs from model.query_instruction; set it there, for all queries")
+        if config.teacher != "none":
+            _refuse_without_scores(examples[-1], where, config.teacher)
     if len(examples) < config.batch_size:
         raise UserError(f"train.batch_size: {config.batch_size} is more than the {len(examples)} examples of {path}")
     if config.batch_size == 1:
@@ -54,6 +59,11 @@ def load_training_set(path: Path, config: TrainConfig, query_instruction: str = 
             if not example.neg:
                 raise UserError(f"{where}: no negative, and train.batch_size 1 has no in-batch ones; use at least 2")
     return TrainingSet(examples, _known_positives(examples))
+
+
+def _refuse_without_scores(example: Example, where: str, teacher: str) -> None:
+    if example.pos_scores is None or (example.neg and example.neg_scores is None):
+        raise UserError(f"{where}: no pos_scores and neg_scores, which train.teacher: {teacher} learns from; add them")
 
 
 def _known_positives(examples: Sequence[Example]) -> list[frozenset[str]]:
@@ -95,7 +105,9 @@ def _assemble(
     passages: list[str] = []
     keys: list[tuple[str, str]] = []
     target: list[int] = []
-    for example, row in zip(examples, rows, strict=True):
+    owner: list[int] = []
+    teacher: list[float] = []
+    for place, (example, row) in enumerate(zip(examples, rows, strict=True)):
         draw = random.Random(f"draw {config.seed} {epoch} {row}")
         positive = draw.randrange(len(example.pos))
         negatives = sorted(draw.sample(range(len(example.neg)), min(config.negatives_per_query, len(example.neg))))
@@ -104,7 +116,12 @@ def _assemble(
         keys.append(_keys(example.pos, example.pos_ids, positive))
         passages += [example.neg[i] for i in negatives]
         keys += [_keys(example.neg, example.neg_ids, i) for i in negatives]
-    return Batch([example.query for example in examples], passages, target, _false_negatives(keys, known, target))
+        owner += [place] * (1 + len(negatives))
+        if config.teacher != "none":
+            assert example.pos_scores is not None
+            teacher += [example.pos_scores[positive], *((example.neg_scores or [])[i] for i in negatives)]
+    queries = [example.query for example in examples]
+    return Batch(queries, passages, target, owner, _false_negatives(keys, known, target), teacher or None)
 
 
 def _keys(texts: Sequence[str], ids: Sequence[str] | None, i: int) -> tuple[str, str]:

@@ -1,43 +1,39 @@
-"""Retrieval on the dev split while training, over an index built from the weights as they are."""
+"""Retrieval on the dev split while training, over indexes built from the weights as they are."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
-from bgetune.config import JobConfig
-from bgetune.data import read_retrieval_set
+from bgetune.config import Head, JobConfig
+from bgetune.data import RetrievalSet
+from bgetune.encode import Vectors
 from bgetune.encoder import Encoder
 from bgetune.metrics import means, per_query
 from bgetune.run import Run
-from bgetune.search import search_dense
+from bgetune.search import search
 
 
 class DevSet:
     """The dev queries over the whole corpus."""
 
-    def __init__(self, config: JobConfig, run: Run) -> None:
-        data = read_retrieval_set(run.data(config.data.name))
+    def __init__(self, config: JobConfig, run: Run, data: RetrievalSet, trained: Sequence[Head]) -> None:
         queries = data.queries_of("dev")
         kept = _first_by_hash(queries.ids, config.train.eval_max_queries)
         self._queries = queries.take([i for i, query_id in enumerate(queries.ids) if query_id in kept])
         self._qrels = {query_id: data.qrels["dev"][query_id] for query_id in self._queries.ids}
         self._corpus = data.corpus
         self._config, self._run = config, run
+        wanted = config.train.dev_retriever
+        # a model whose dense head alone trains keeps its others as they were: they have nothing to tell
+        self.retriever = ("hybrid" if len(trained) > 1 else trained[0]) if wanted == "auto" else wanted
 
     def evaluate(self, encoder: Encoder, step: int) -> dict[str, float]:
         """Mean metrics of the encoder as it is now."""
-        results = search_dense(
-            encoder,
-            self._queries,
-            self._corpus,
-            self._config,
-            index="Flat",
-            depth=100,
-            cache=self._run.vectors,
-            label=f"dev, step {step}:",
-            keep=False,
-        )
-        return means(per_query(self._qrels, results))
+        vectors = Vectors(self._run.vectors, keep=False)
+        label = f"dev, step {step}:"
+        results = search(encoder, self._queries, self._corpus, self._config, [self.retriever], vectors, label)
+        return means(per_query(self._qrels, results[self.retriever]))
 
 
 def _first_by_hash(ids: list[str], most: int | None) -> set[str]:

@@ -9,7 +9,7 @@ import importlib.util
 import json
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from accelerate import Accelerator
 
@@ -21,10 +21,14 @@ from bgetune.run import Run
 
 
 class TrainLog:
-    """Appends lines; a resumed run first cuts the file back to where its checkpoint was."""
+    """Appends lines; a resumed run first cuts the file back to where its checkpoint was. Without a path, it is mute."""
 
-    def __init__(self, path: Path, lines: int, accelerator: Accelerator) -> None:
+    def __init__(self, path: Path | None, lines: int, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
+        self.lines = 0
+        self._file: IO[str] | None = None
+        if path is None:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines] if path.exists() else []
         write_text(path, "".join(kept))
@@ -32,14 +36,19 @@ class TrainLog:
         self.lines = len(kept)
 
     def write(self, step: int, values: dict[str, Any], rates: dict[str, float] | None = None) -> None:
+        if self._file is None:
+            return
+        if self._file is None:
+            return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         self.lines += 1
         self._accelerator.log({**values, **(rates or {})}, step=step)
 
     def close(self) -> None:
-        self._file.close()
-        self._accelerator.end_training()
+        if self._file is not None:
+            self._file.close()
+            self._accelerator.end_training()
 
 
 def _wandb_id(output: Path) -> str:

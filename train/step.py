@@ -1,107 +1,151 @@
 """One step of training, from texts to moved weights, read from top to bottom.
 
-Shapes: Q queries, P passages, N = Q + P texts, L tokens, D width.
+Shapes: Q queries, P passages, over all ranks together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
-from bgetune.batching import pack, padding_share
-from bgetune.config import TrainConfig
+from bgetune.batching import padding_share
+from bgetune.config import Head, TrainConfig
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
-from bgetune.scores import dense_scores
+from bgetune.representations import take
 
 from .dataset import Batch
-from .losses import info_nce
+from .encoding import Precision, StepEncoding, tensors_of
+from .health import (
+    gradient_figures,
+    score_figures,
+    sparse_figures,
+    stop_if_all_empty,
+    stop_unless_finite,
+    stop_without_negatives,
+)
+from .objective import Judged, Temperatures, step_loss
+from .ranks import rank, shares, sum_gradients, world_size
+from .scoring import all_scores
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a step works on: the model, which of its heads train, how it computes, what moves it."""
+
+    encoder: Encoder
+    heads: tuple[Head, ...]
+    temperatures: Temperatures
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+    """Opens the context that the encoder runs in: autocast, or nothing."""
+    micro_batch_tokens: int
+    search_dtype: torch.dtype | None = None
+    """In which MaxSim looks for winners; None: that of the vectors."""
+    attention: str = "sdpa"
+    """transformers' implementation in a step."""
+    attention_of_dev: str = "sdpa"
+    """And in retrieval on dev."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        everything = [*self.encoder.parameters(), *self.temperatures.parameters()]
+        return [parameter for parameter in everything if parameter.requires_grad]
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step logs: named loss terms, the gradient's norm before clipping, tokens, padding."""
+    """What a step logs: loss terms and health by name, tokens and padding of this rank, whether it was cached."""
 
-    losses: dict[str, float]
-    grad_norm: float
+    figures: dict[str, float]
     tokens: int
     padding_share: float
+    cached: bool
 
 
-def training_step(
-    encoder: Encoder, optimizer: torch.optim.Optimizer, batch: Batch, accelerator: Accelerator, config: TrainConfig
-) -> StepResult:
+def training_step(learner: Learner, batch: Batch, config: TrainConfig, step: int, seed: int) -> StepResult:
     """Encode, score, mask, lose, go back, clip, move.
 
+    Args:
+        step: from 0.
+        seed: of the dropout masks.
+
     Raises:
-        UserError: no query has a negative, the loss or the gradient is not finite; the weights are as they were then.
+        UserError: no query has a negative, a head is empty, the loss or the gradient is not finite; the weights are as
+            they were then.
     """
+    figures, encoding, token_count = loss_and_gradients(learner, batch, config, step, seed)
+    norm = nn.utils.clip_grad_norm_(learner.parameters(), config.max_grad_norm)
+    stop_unless_finite("gradient", norm)
+    learner.optimizer.step()
+    named = {name: value.item() for name, value in figures.items()}
+    padding = padding_share(encoding.lengths, encoding.packed)
+    return StepResult({**named, "grad_norm": norm.item()}, token_count, padding, encoding.cached)
+
+
+def loss_and_gradients(
+    learner: Learner, batch: Batch, config: TrainConfig, step: int, seed: int
+) -> tuple[dict[str, Tensor], StepEncoding, int]:
+    """The step up to the optimizer: loss terms and health by name; the gradients are in the parameters."""
+    encoder = learner.encoder
     query_ids, _ = encoder.tokenize(batch.queries, "query")
     passage_ids, _ = encoder.tokenize(batch.passages, "passage")
-    token_ids = query_ids + passage_ids
-    lengths = [len(ids) for ids in token_ids]
-    micro_batches = pack(lengths, config.micro_batch_tokens)
+    dealt_queries, dealt_passages = _deal(query_ids), _deal(passage_ids)
+    my_queries, my_passages = dealt_queries[rank()], dealt_passages[rank()]
+    mine = [query_ids[i] for i in my_queries] + [passage_ids[i] for i in my_passages]
 
-    # one autocast block around all micro-batches, so that the weights are cast once a step
-    with accelerator.autocast():
-        vectors = _encode(encoder, token_ids, micro_batches)
-    queries, passages = vectors[: len(query_ids)], vectors[len(query_ids) :]
-    scores = dense_scores(queries, passages, encoder.spec.similarity)
-    target = torch.tensor(batch.target, device=scores.device)
-    allowed = _allowed(batch, scores)
-    _stop_without_negatives(allowed)
-    losses = {"loss": info_nce(scores, target, allowed, config.temperature)}
-    _stop_unless_finite("loss", losses["loss"])
+    encoding = StepEncoding(
+        encoder, mine, learner.heads, learner.micro_batch_tokens, seed + rank() * _SEEDS_A_RANK, learner.precision
+    )
+    found = encoding.representations()
+    for tensor in tensors_of(found).values():
+        if tensor.requires_grad:
+            tensor.retain_grad()
+    queries = take(found, range(len(my_queries)))
+    passages = take(found, range(len(my_queries), len(mine)))
 
-    optimizer.zero_grad(set_to_none=True)
-    accelerator.backward(losses["loss"])
-    norm = torch.nn.utils.clip_grad_norm_(encoder.parameters(), config.max_grad_norm)
-    _stop_unless_finite("gradient", norm)
-    optimizer.step()
+    scores, shortened = all_scores(
+        queries, passages, dealt_queries, dealt_passages,
+        encoder.spec.similarity, config.matryoshka_dims, learner.search_dtype,
+    )  # fmt: skip
+    judged = judge(batch, next(iter(scores.values())))
+    stop_without_negatives(judged.allowed if config.in_batch_negatives else judged.allowed & judged.group)
+    losses = step_loss(scores, shortened, judged, learner.temperatures, config, step)
+    health = {**score_figures(scores, judged), **sparse_figures(found)}
+    stop_unless_finite("loss", losses["loss"])
+    stop_if_all_empty(health)
 
-    named = {name: value.item() for name, value in losses.items()}
-    return StepResult(named, norm.item(), sum(lengths), padding_share(lengths, micro_batches))
-
-
-def _encode(encoder: Encoder, token_ids: list[list[int]], micro_batches: list[list[int]]) -> Tensor:
-    """Vectors [N, D] in the order of `token_ids`, encoded micro-batch by micro-batch in one graph.
-
-    Input embeddings are looked up once for the step: each lookup in the whole table costs a gradient of the
-    table's size (V x H) in the backward pass, so that one a micro-batch would cost more than the encoder.
-    """
-    padded = [encoder.pad([token_ids[row] for row in rows]) for rows in micro_batches]
-    vocabulary = torch.unique(torch.cat([ids.flatten() for ids, _ in padded]))
-    table = encoder.backbone.get_input_embeddings()(vocabulary.to(encoder.device))
-    pieces = []
-    for ids, mask in padded:
-        embedded = torch.nn.functional.embedding(torch.searchsorted(vocabulary, ids).to(encoder.device), table)
-        pieces.append(encoder(ids.to(encoder.device), mask.to(encoder.device), embedded))
-    order = torch.tensor([row for rows in micro_batches for row in rows], device=encoder.device)
-    return torch.cat(pieces)[torch.argsort(order)]
+    learner.optimizer.zero_grad(set_to_none=True)
+    encoding.backward(losses["loss"])
+    sum_gradients(encoder.parameters(), learner.temperatures.parameters())
+    figures = {**losses, **health, **gradient_figures(found)}
+    return {name: value.detach() for name, value in figures.items()}, encoding, sum(map(len, mine))
 
 
-def _allowed(batch: Batch, scores: Tensor) -> Tensor:
-    """bool [Q, P]: what may stand in a query's softmax; its own target always does."""
-    allowed = torch.ones_like(scores, dtype=torch.bool)
-    for query, passage in batch.false_negatives:
-        allowed[query, passage] = False
-    return allowed
+# More than a rank's micro-batches in a step, so that no two share their dropout masks
+_SEEDS_A_RANK = 1_000_003
 
 
-def _stop_without_negatives(allowed: Tensor) -> None:
-    if not (allowed.sum(dim=1) > 1).any():
-        raise UserError(
-            "train: a step has no negative: every passage in it answers every query of it; raise train.batch_size, "
-            "or mine hard negatives (mine.method: dense)"
-        )
+def _deal(token_ids: Sequence[Sequence[int]]) -> list[list[int]]:
+    if world_size() == 1:
+        return [list(range(len(token_ids)))]
+    if len(token_ids) < world_size():
+        raise UserError(f"train.batch_size: a step needs a query for each of the {world_size()} processes; raise it")
+    return shares([len(ids) for ids in token_ids], world_size())
 
 
-def _stop_unless_finite(what: str, value: Tensor) -> None:
-    if not torch.isfinite(value).all():
-        raise UserError(
-            f"train: the {what} is {value.item()}, and the weights were left as they were; "
-            "lower train.learning_rate, raise train.temperature, or set train.precision: fp32"
-        )
+def judge(batch: Batch, like: Tensor) -> Judged:
+    """The batch's ids as tensors of the scores' [Q, P] shape, device and type."""
+    owner = torch.tensor(batch.owner, device=like.device)
+    group = owner.unsqueeze(0) == torch.arange(like.shape[0], device=like.device).unsqueeze(1)
+    allowed = torch.ones_like(like, dtype=torch.bool)
+    if batch.false_negatives:
+        queries, passages = torch.tensor(batch.false_negatives, device=like.device).unbind(dim=1)
+        allowed[queries, passages] = False
+    teacher = None
+    if batch.teacher is not None:
+        own = torch.tensor(batch.teacher, device=like.device, dtype=like.dtype)
+        teacher = own.unsqueeze(0).expand_as(like)
+    return Judged(torch.tensor(batch.target, device=like.device), allowed, group, teacher)

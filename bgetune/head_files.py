@@ -1,0 +1,76 @@
+"""The files of the sparse and multi-vector heads: FlagEmbedding's two, and the same as safetensors."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bgetune.errors import UserError
+from bgetune.heads import HeadLayers
+
+HEADS_FILE = "heads.safetensors"
+_NAMES = ("sparse_linear", "colbert_linear")
+
+
+def read_heads(folder: Path, hidden_size: int) -> HeadLayers:
+    """The heads a model folder holds, in float32; one that it lacks is None.
+
+    Raises:
+        UserError: a file is broken, or belongs to a model of another hidden size.
+    """
+    return HeadLayers(**{name: _linear(_read(folder, name), folder, name, hidden_size) for name in _NAMES})
+
+
+def _read(folder: Path, name: str) -> dict[str, Tensor] | None:
+    pickled, together = folder / f"{name}.pt", folder / HEADS_FILE
+    try:
+        if pickled.is_file():
+            return torch.load(pickled, map_location="cpu", weights_only=True)
+        tensors = load_file(together) if together.is_file() else {}
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        path = pickled if pickled.is_file() else together
+        raise UserError(f"model.name_or_path: {path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+    found = {key.partition(".")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+    return found or None
+
+
+def _linear(state: dict[str, Tensor] | None, folder: Path, name: str, hidden_size: int) -> nn.Linear | None:
+    if state is None:
+        return None
+    weight = state.get("weight")
+    if weight is None or weight.ndim != 2 or weight.shape[1] != hidden_size or set(state) - {"weight", "bias"}:
+        shape = "no matrix" if weight is None else f"the shape {list(weight.shape)}"
+        raise UserError(f"model.name_or_path: {name} in {folder} has {shape}, not [width, {hidden_size}]")
+    if name == "sparse_linear" and len(weight) != 1:
+        raise UserError(f"model.name_or_path: {name} in {folder} gives {len(weight)} weights a token, not one")
+    linear = nn.Linear(hidden_size, len(weight), bias=True)
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        linear.bias.copy_(state["bias"] if "bias" in state else torch.zeros(len(weight)))
+    return linear
+
+
+def heads_state(layers: HeadLayers, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Tensors by name, `sparse_linear.weight` and so on, on the CPU."""
+    return {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in layers.state_dict().items()}
+
+
+def write_heads(folder: Path, layers: HeadLayers, dtype: torch.dtype = torch.float32) -> None:
+    """Write the heads there are.
+
+    FlagEmbedding's files are written only where both heads are: given one alone, its reader takes random
+    weights for both and says nothing.
+    """
+    state = heads_state(layers, dtype)
+    if not state:
+        return
+    save_file(state, folder / HEADS_FILE)
+    if all(f"{name}.weight" in state for name in _NAMES):
+        for name in _NAMES:
+            own = {key.partition(".")[2]: tensor for key, tensor in state.items() if key.startswith(f"{name}.")}
+            torch.save(own, folder / f"{name}.pt")

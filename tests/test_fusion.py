@@ -1,0 +1,123 @@
+"""Fusion of scores: equal to plain loops, with ties, gaps and duplicates."""
+
+from __future__ import annotations
+
+import doctest
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bgetune import fusion
+from bgetune.fusion import best, candidates, reciprocal_rank, weighted_sum
+
+NAMES = ("dense", "sparse", "multi_vector")
+shapes = st.tuples(st.integers(0, 5), st.integers(0, 12), st.integers(0, 2**32 - 1))
+
+
+def test_doctests():
+    result = doctest.testmod(fusion)
+    assert result.attempted
+    assert not result.failed
+
+
+def random_scores(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """A few values, so that many tie; a fifth are -inf."""
+    return rng.choice([-np.inf, -0.5, 0.0, 0.25, 0.7], shape).astype(np.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, st.integers(1, 15))
+def test_candidates_equal_sets(shape, other):
+    queries, width, seed = shape
+    rng = np.random.default_rng(seed)
+    one, two = rng.integers(-1, 12, (queries, width)), rng.integers(-1, 12, (queries, other))
+    found = candidates(one, two)
+    unions = [sorted({*a.tolist(), *b.tolist()} - {-1}) for a, b in zip(one, two, strict=True)]
+    longest = max(map(len, unions), default=0)
+    assert found.dtype == np.int64
+    assert found.shape == (queries, longest)
+    assert found.tolist() == [union + [-1] * (longest - len(union)) for union in unions]
+    assert np.array_equal(found, candidates(two, one, two))
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes)
+def test_weighted_sum_equals_loops(shape):
+    queries, width, seed = shape
+    rng = np.random.default_rng(seed)
+    scores = {name: random_scores(rng, (queries, width)) for name in NAMES}
+    weights = dict(zip((*NAMES, "bm25"), (1.0, 0.3, 0.0, 5.0), strict=True))
+    total = weighted_sum(scores, weights)
+    assert total.dtype == np.float32
+    assert total.shape == (queries, width)
+    for q, c in itertools.product(range(queries), range(width)):
+        assert total[q, c] == pytest.approx(float(scores["dense"][q, c]) + 0.3 * float(scores["sparse"][q, c]))
+    for order in itertools.permutations(NAMES):
+        assert total.tobytes() == weighted_sum({name: scores[name] for name in order}, weights).tobytes()
+
+
+def test_weighted_sum_wants_a_weight_of_0_or_more_for_every_retriever():
+    scores = {"dense": np.zeros((1, 1)), "bm25": np.zeros((1, 1))}
+    with pytest.raises(KeyError, match="bm25"):
+        weighted_sum(scores, {"dense": 1.0})
+    with pytest.raises(AssertionError):
+        weighted_sum(scores, {"dense": 1.0, "bm25": -1.0})
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, st.sampled_from([0, 1, 60]))
+def test_reciprocal_rank_equals_loops(shape, k):
+    queries, width, seed = shape
+    rng = np.random.default_rng(seed)
+    scores = {name: random_scores(rng, (queries, width)) for name in NAMES}
+    fused = reciprocal_rank(scores, k)
+    assert fused.dtype == np.float32
+    assert fused.shape == (queries, width)
+    for q in range(queries):
+        expected = [0.0] * width
+        for each in scores.values():
+            found = [c for c in range(width) if each[q, c] > -np.inf]
+            for rank, c in enumerate(sorted(found, key=lambda c, row=each[q]: (-row[c], c)), start=1):
+                expected[c] += 1 / (k + rank)
+        assert fused[q].tolist() == pytest.approx(expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 299), min_size=3, max_size=3, unique=True))
+def test_reciprocal_rank_ties_where_ranks_are_permuted(ranks):
+    scores = {}
+    for i, name in enumerate(NAMES):
+        first = np.roll(ranks, i)  # of candidates 0, 1 and 2
+        scores[name] = -np.concatenate([first, np.setdiff1d(np.arange(300), first)])[None].astype(np.float32)
+    fused = reciprocal_rank(scores)
+    assert fused[0, 0] == fused[0, 1] == fused[0, 2] == np.float32(sum(1 / (61 + rank) for rank in sorted(ranks)[::-1]))
+
+
+@settings(max_examples=80, deadline=None)
+@given(shapes, st.integers(0, 14))
+def test_best_equals_sorted(shape, depth):
+    queries, width, seed = shape
+    rng = np.random.default_rng(seed)
+    scores = random_scores(rng, (queries, width))
+    rows = np.stack([rng.permutation(30)[:width] for _ in range(queries)]) if queries else np.zeros((0, width), int)
+    rows[rng.random(rows.shape) < 0.2] = -1
+    found, at = best(scores, rows, depth)
+    assert found.shape == at.shape == (queries, min(depth, width))
+    for q in range(queries):
+        expected = sorted(zip(rows[q].tolist(), scores[q].tolist(), strict=True), key=lambda x: (x[0] < 0, -x[1], x[0]))
+        assert list(zip(at[q].tolist(), found[q].tolist(), strict=True)) == expected[:depth]
+
+
+def test_the_whole_way_from_two_retrievers():
+    dense, sparse = np.array([[3, 1]]), np.array([[1, 8]])
+    rows = candidates(dense, sparse, np.array([[-1, -1]]))
+    scores = {"dense": np.array([[0.5, 0.8, 0.1]]), "sparse": np.array([[2.0, 0.0, 1.0]])}
+    assert rows.tolist() == [[1, 3, 8]]
+    _, hybrid = best(weighted_sum(scores, {"dense": 1.0, "sparse": 0.3}), rows, 2)
+    assert hybrid.tolist() == [[1, 3]]
+    fused, order = best(reciprocal_rank(scores), rows, 10)
+    assert order.tolist() == [[1, 3, 8]]  # 1/62 + 1/61; then 1/61 + 1/63; then 1/63 + 1/62
+    assert fused[0] == pytest.approx([1 / 62 + 1 / 61, 1 / 61 + 1 / 63, 1 / 63 + 1 / 62])
