@@ -47,13 +47,16 @@ class Temperatures(nn.Module):
 
     def __init__(self, heads: Sequence[Head], config: TrainConfig) -> None:
         super().__init__()
-        for head in heads:
-            start = math.log(_settings(config, head).temperature or config.temperature)
-            # one number, not none: optimizers and collectives like tensors with a dimension
-            self.register_parameter(head, nn.Parameter(torch.tensor([start]), requires_grad=config.learn_temperature))
+        self._fixed = {head: _settings(config, head).temperature or config.temperature for head in heads}
+        if config.learn_temperature:
+            for head, start in self._fixed.items():
+                # one number, not none: optimizers and collectives like tensors with a dimension
+                self.register_parameter(head, nn.Parameter(torch.tensor([math.log(start)])))
 
-    def of(self, head: Head) -> Tensor:
-        return self.get_parameter(head).exp()
+    def divide(self, scores: Tensor, head: Head) -> Tensor:
+        """Logits of a head's scores."""
+        learned = self._parameters.get(head)
+        return scores / (self._fixed[head] if learned is None else learned.exp().to(scores))
 
 
 def _settings(config: TrainConfig, head: str) -> HeadConfig:
@@ -89,7 +92,7 @@ def step_loss(
         shortened: dense scores [Q, P] at each of the Matryoshka lengths.
         step: from 0; decides whether self-distillation has begun.
     """
-    logits = {head: value / temperatures.of(head).to(value) for head, value in scores.items()}
+    logits = {head: temperatures.divide(value, head) for head, value in scores.items()}
     several = len(logits) > 1
     ensemble = _ensemble(logits, config)
     allowed = judged.allowed if config.in_batch_negatives else judged.allowed & judged.group
@@ -100,7 +103,7 @@ def step_loss(
 
     terms = {f"loss/{head}": _contrast(value, judged, allowed, config) for head, value in logits.items()}
     if shortened and "dense" in logits:
-        shorter = [_contrast(s / temperatures.of("dense").to(s), judged, allowed, config) for s in shortened]
+        shorter = [_contrast(temperatures.divide(s, "dense"), judged, allowed, config) for s in shortened]
         terms["loss/dense"] = torch.stack([terms["loss/dense"], *shorter]).mean()
     weights = {head: _settings(config, head).loss_weight for head in logits}
     loss = sum((weights[head] * terms[f"loss/{head}"] for head in logits), start=torch.zeros_like(ensemble[0, 0]))
