@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -21,37 +19,42 @@ def read_heads(folder: Path, hidden_size: int) -> HeadLayers:
     """The heads a model folder holds, in float32; one that it lacks is None.
 
     Raises:
-        UserError: a file is broken, or belongs to a model of another hidden size.
+        UserError: a file is broken, holds something else, or belongs to a model of another hidden size.
     """
     return HeadLayers(**{name: _linear(_read(folder, name), folder, name, hidden_size) for name in _NAMES})
 
 
 def _read(folder: Path, name: str) -> dict[str, Tensor] | None:
     pickled, together = folder / f"{name}.pt", folder / HEADS_FILE
+    path = pickled if pickled.is_file() else together
+    if not path.is_file():
+        return None
     try:
-        if pickled.is_file():
-            return torch.load(pickled, map_location="cpu", weights_only=True)
-        tensors = load_file(together) if together.is_file() else {}
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        path = pickled if pickled.is_file() else together
+        held = torch.load(path, map_location="cpu", weights_only=True) if path == pickled else load_file(path)
+    except Exception as error:  # the unpickler fails on broken bytes as it happens: IndexError, UnicodeDecodeError, ...
         raise UserError(f"model.name_or_path: {path} cannot be read: {' '.join(str(error).split())[:200]}") from None
-    found = {key.partition(".")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
-    return found or None
+    if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
+        raise UserError(f"model.name_or_path: {path} holds something else than a layer's tensors by name")
+    if path == pickled:
+        return held
+    return {key.partition(".")[2]: tensor for key, tensor in held.items() if key.startswith(f"{name}.")} or None
 
 
 def _linear(state: dict[str, Tensor] | None, folder: Path, name: str, hidden_size: int) -> nn.Linear | None:
     if state is None:
         return None
-    weight = state.get("weight")
+    weight, bias = state.get("weight"), state.get("bias")
     if weight is None or weight.ndim != 2 or weight.shape[1] != hidden_size or set(state) - {"weight", "bias"}:
         shape = "no matrix" if weight is None else f"the shape {list(weight.shape)}"
         raise UserError(f"model.name_or_path: {name} in {folder} has {shape}, not [width, {hidden_size}]")
     if name == "sparse_linear" and len(weight) != 1:
         raise UserError(f"model.name_or_path: {name} in {folder} gives {len(weight)} weights a token, not one")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise UserError(f"model.name_or_path: {name} in {folder} has a bias {list(bias.shape)}, not [{len(weight)}]")
     linear = nn.Linear(hidden_size, len(weight), bias=True)
     with torch.no_grad():
         linear.weight.copy_(weight)
-        linear.bias.copy_(state["bias"] if "bias" in state else torch.zeros(len(weight)))
+        linear.bias.copy_(torch.zeros(len(weight)) if bias is None else bias)
     return linear
 
 

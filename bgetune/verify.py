@@ -36,7 +36,7 @@ def our_vectors(encoder: Encoder, texts: tuple[str, ...]) -> np.ndarray:
         for text in texts:
             batch = encoder.tokenizer([text], truncation=True, max_length=limit, return_token_type_ids=False)
             ids, mask = encoder.pad(batch["input_ids"])
-            rows.append(encoder(ids, mask).float().numpy()[0])
+            rows.append(encoder(ids, mask, ("dense",)).dense.float().numpy()[0])
     return np.stack(rows)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import doctest
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ import torch
 from bgetune import heads, scores
 from bgetune.config import JobConfig, ModelConfig
 from bgetune.data import Texts
-from bgetune.encode import encode, encode_once
+from bgetune.encode import Vectors, encode, encode_once
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
+from bgetune.heads import HeadLayers
 from bgetune.index.dense import DenseIndex
 from bgetune.layout import EncoderSpec
 from bgetune.scores import dense_scores
@@ -44,7 +46,7 @@ def texts_of(texts: list[str]) -> Texts:
 
 
 def run(encoder: Encoder, texts: list[str], config: JobConfig, role: str = "passage") -> np.ndarray:
-    return encode(encoder, texts_of(texts), role, config, "test")
+    return encode(encoder, texts_of(texts), role, config, "test").vectors
 
 
 @pytest.mark.parametrize("module", [heads, scores])
@@ -106,7 +108,7 @@ def test_titles_come_before_texts(folder):
     encoder = Encoder.load(config.model)
     titled = Texts(["a", "b"], ["pain", "cure"], ["heart", ""])
     np.testing.assert_array_equal(
-        encode(encoder, titled, "passage", config, "test"), run(encoder, ["heart pain", "cure"], config)
+        encode(encoder, titled, "passage", config, "test").vectors, run(encoder, ["heart pain", "cure"], config)
     )
 
 
@@ -156,7 +158,7 @@ def test_vectors_are_never_stale(folder, tmp_path):
     encoder = Encoder.load(config.model)
 
     def once(texts: list[str], role: str = "passage") -> np.ndarray:
-        return encode_once(encoder, texts_of(texts), role, config, "test", tmp_path)
+        return encode_once(encoder, texts_of(texts), role, config, "test", Vectors(tmp_path)).vectors
 
     first = once(TEXTS)
     assert len(list(tmp_path.iterdir())) == 1
@@ -178,12 +180,12 @@ def test_vectors_are_never_stale(folder, tmp_path):
 def test_the_store_is_used_and_not_filled_where_it_should_not_be(folder, tmp_path, monkeypatch):
     config = job(folder)
     encoder = Encoder.load(config.model)
-    kept = encode_once(encoder, texts_of(TEXTS), "passage", config, "test", tmp_path)
-    encode_once(encoder, texts_of(TEXTS[:2]), "passage", config, "test", tmp_path, keep=False)
+    kept = encode_once(encoder, texts_of(TEXTS), "passage", config, "test", Vectors(tmp_path))
+    encode_once(encoder, texts_of(TEXTS[:2]), "passage", config, "test", Vectors(tmp_path, keep=False))
     assert len(list(tmp_path.iterdir())) == 1
     monkeypatch.setattr("bgetune.encode.encode", None)  # cannot be called
-    again = encode_once(encoder, texts_of(TEXTS), "passage", config, "test", tmp_path, keep=False)
-    np.testing.assert_array_equal(again, kept)
+    again = encode_once(encoder, texts_of(TEXTS), "passage", config, "test", Vectors(tmp_path, keep=False))
+    np.testing.assert_array_equal(again.vectors, kept.vectors)
 
 
 # -- overlong texts
@@ -226,6 +228,10 @@ def test_embeddings_looked_up_before_give_the_same_states(kind):
     ids = torch.randint(5, 60, (3, 9))
     mask = torch.tensor([[1] * 5 + [0] * 4, [1] * 9, [1] * 2 + [0] * 7])
     ids[mask == 0] = 1
-    encoder = Encoder(backbone, tokenizer=None, spec=EncoderSpec("mean", True, "cosine", "", "", 64, 64))
+    tokenizer = SimpleNamespace(all_special_ids=[0, 1, 2], cls_token_id=0)
+    spec = EncoderSpec("mean", True, "cosine", "", "", 64, 64)
+    encoder = Encoder(backbone, tokenizer, spec, HeadLayers(), ("dense",))
     with torch.no_grad():
-        assert torch.equal(encoder(ids, mask), encoder(ids, mask, backbone.get_input_embeddings()(ids)))
+        assert torch.equal(
+            encoder(ids, mask).dense, encoder(ids, mask, embedded=backbone.get_input_embeddings()(ids)).dense
+        )

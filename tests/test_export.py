@@ -50,7 +50,7 @@ def exported(tmp_path: Path, model: dict[str, Any] | None = None, **export: Any)
 
 def ours(job: Job, texts: list[str], role: str) -> np.ndarray:
     encoder = Encoder.load_folder(job.run.best, job.config.model)
-    return encode(encoder, Texts([str(i) for i in range(len(texts))], texts), role, job.config, "ours")
+    return encode(encoder, Texts([str(i) for i in range(len(texts))], texts), role, job.config, "ours").vectors
 
 
 def flag_model(job: Job) -> Any:

@@ -34,8 +34,8 @@ def scores_by_numpy(job: Job) -> tuple[list[str], list[str], np.ndarray]:
     encoder = Encoder.load(config.model)
     queries = data.queries_of("train")
     query_ids, texts = queries.ids, queries.texts
-    q = encode(encoder, Texts(query_ids, texts), "query", config, "test").astype(np.float64)
-    p = encode(encoder, data.corpus, "passage", config, "test").astype(np.float64)
+    q = encode(encoder, Texts(query_ids, texts), "query", config, "test").vectors.astype(np.float64)
+    p = encode(encoder, data.corpus, "passage", config, "test").vectors.astype(np.float64)
     if config.model.similarity == "euclidean":
         return query_ids, data.corpus.ids, -np.linalg.norm(q[:, None] - p[None], axis=2)
     return query_ids, data.corpus.ids, q @ p.T

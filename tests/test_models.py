@@ -98,7 +98,7 @@ def test_the_limit_of_xlm_roberta_is_two_less_than_its_table(folder):
     encoder = Encoder.load(settings(folder)).eval()
     assert encoder.longest_input == 32
     ids = torch.full((1, 32), 7)
-    assert encoder(ids, torch.ones_like(ids)).shape == (1, 16)
+    assert encoder(ids, torch.ones_like(ids)).dense.shape == (1, 16)
     ids = torch.full((1, 33), 7)
     with pytest.raises((IndexError, RuntimeError)):
         encoder(ids, torch.ones_like(ids))

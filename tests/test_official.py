@@ -105,7 +105,8 @@ def test_loss_and_every_gradient(folder: Path, teacher: Any, self_distillation: 
     batch = step_batch(teacher != "none")
     loss, gradients = ours(folder, batch, config, dtype)
     expected, theirs = official(folder, batch, config, dtype)
-    tolerance = 1e-5 if dtype == torch.float32 else 1e-9
+    # it keeps a teacher's softmax in float32 whatever the model is in
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-6 if teacher != "none" else 1e-9
     assert loss == pytest.approx(expected, rel=tolerance)
     theirs = {name: gradient for name, gradient in theirs.items() if not name.startswith("pooler")}
     assert set(gradients) == set(theirs)

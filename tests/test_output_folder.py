@@ -104,7 +104,7 @@ def test_disk_full_while_preparing(tmp_path, capsys, monkeypatch):
 def test_disk_full_while_mining(tmp_path, capsys, monkeypatch):
     job = jobs.prepared(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("bgetune.encode.np.save", raising(FULL["numpy"]))
+        patch.setattr("bgetune.encoded.np.save", raising(FULL["numpy"]))
         fails(capsys, ["data-prep", "mine", *job.words], "the disk is full; free some room", tmp_path)
     assert main(["data-prep", "mine", *job.words]) == 0
 
@@ -117,7 +117,7 @@ def test_disk_full_while_training(tmp_path, capsys, caplog, monkeypatch):
 
     def save_file(tensors: Any, path: Path) -> None:
         calls.append(path)
-        if len(calls) == 2:
+        if len(calls) == 4:  # two files a checkpoint
             path.write_bytes(b"half")
             raise FULL["safetensors"]
         original(tensors, path)

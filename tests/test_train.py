@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from bgetune.config import ModelConfig, TrainConfig
 from bgetune.data import Example
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
-from tests import jobs, tiny
+from tests import tiny
 from train.dataset import Batch, TrainingSet, _known_positives, batch_at, steps_per_epoch
-from train.step import training_step
-
-
-@pytest.fixture(autouse=True)
-def _own_accelerator():
-    jobs.fresh_accelerator()
+from train.objective import Temperatures
+from train.step import Learner, training_step
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +136,14 @@ def batch_of_tiny() -> Batch:
         "bone " * 20,
         "heart risk " * 6,
     ]
-    return Batch(queries, passages, target=[0, 1, 4], false_negatives=[(0, 5), (2, 3)])
+    return Batch(queries, passages, target=[0, 1, 4], owner=[0, 1, 1, 1, 2, 2], false_negatives=[(0, 5), (2, 3)])
+
+
+def learner(encoder: Encoder, config: TrainConfig, optimizer: torch.optim.Optimizer | None = None) -> Learner:
+    tokens = 8192 if config.micro_batch_tokens == "auto" else config.micro_batch_tokens
+    optimizer = optimizer or torch.optim.SGD(encoder.parameters(), lr=0.0)
+    temperatures = Temperatures(encoder.heads, config).double()
+    return Learner(encoder, encoder.heads, temperatures, optimizer, contextlib.nullcontext, tokens)
 
 
 def naive_loss(encoder: Encoder, batch: Batch, temperature: float) -> torch.Tensor:
@@ -179,12 +182,12 @@ def test_gradients_equal_the_naive_computation(folder, model, micro_batch_tokens
     loss = naive_loss(plain, batch, config.temperature)
     loss.backward()
     ours = encoder_of(folder, **model).double().eval()
-    optimizer = torch.optim.SGD(ours.parameters(), lr=0.0)
-    result = training_step(ours, optimizer, batch, Accelerator(cpu=True), config)
-    assert result.losses["loss"] == pytest.approx(loss.item(), rel=1e-12)
+    result = training_step(learner(ours, config), batch, config, step=0, seed=0)
+    assert result.cached == (micro_batch_tokens < 8192)
+    assert result.figures["loss"] == pytest.approx(loss.item(), rel=1e-12)
     expected = dict(plain.named_parameters())
     total = torch.sqrt(sum(p.grad.square().sum() for p in expected.values()))
-    assert result.grad_norm == pytest.approx(total.item(), rel=1e-9)
+    assert result.figures["grad_norm"] == pytest.approx(total.item(), rel=1e-9)
     for name, parameter in ours.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-9, atol=1e-9 * total.item())
 
@@ -192,12 +195,10 @@ def test_gradients_equal_the_naive_computation(folder, model, micro_batch_tokens
 def test_the_gradient_is_clipped_and_the_norm_before_it_is_told(folder):
     encoder = encoder_of(folder).eval()
     config = TrainConfig(max_grad_norm=0.01)
-    result = training_step(
-        encoder, torch.optim.SGD(encoder.parameters(), lr=0.0), batch_of_tiny(), Accelerator(), config
-    )
+    result = training_step(learner(encoder, config), batch_of_tiny(), config, step=0, seed=0)
     clipped = torch.sqrt(sum(p.grad.square().sum() for p in encoder.parameters()))
     assert clipped.item() == pytest.approx(0.01, rel=1e-3)
-    assert result.grad_norm > 0.1
+    assert result.figures["grad_norm"] > 0.1
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -211,6 +212,6 @@ def test_what_is_not_finite_stops_before_the_weights_move(folder, what):
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-3)
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     with pytest.raises(UserError, match=f"^train: the {what} is nan, and the weights were left as they were; lower"):
-        training_step(encoder, optimizer, batch_of_tiny(), Accelerator(), TrainConfig())
+        training_step(learner(encoder, TrainConfig(), optimizer), batch_of_tiny(), TrainConfig(), step=0, seed=0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
     assert not optimizer.state_dict()["state"]

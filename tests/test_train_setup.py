@@ -16,8 +16,10 @@ from bgetune.errors import UserError
 from tests import jobs, tiny
 from train import schedule
 from train.dataset import load_training_set
-from train.schedule import learning_rate, parameter_groups
-from train.trainer import _set_up, total_steps
+from train.model import parameter_groups, set_up
+from train.objective import Temperatures
+from train.schedule import learning_rate
+from train.trainer import total_steps
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_the_schedules_are_what_their_names_say():
 def test_biases_and_norms_do_not_decay(folder):
     encoder = encoder_of(folder)
     name_of = {id(parameter): name for name, parameter in encoder.named_parameters()}
-    decayed, kept = parameter_groups(encoder.named_parameters(), 0.01)
+    decayed, kept = parameter_groups(encoder, Temperatures(("dense",), TrainConfig()), TrainConfig(weight_decay=0.01))
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.01, 0.0)
     names = {name_of[id(parameter)] for parameter in kept["params"]}
     assert names == {name for name in name_of.values() if name.endswith("bias") or "LayerNorm" in name}
@@ -62,7 +64,7 @@ def test_biases_and_norms_do_not_decay(folder):
 def test_frozen_parameters_are_in_no_group(folder):
     encoder = encoder_of(folder)
     encoder.backbone.embeddings.requires_grad_(False)
-    groups = parameter_groups(encoder.named_parameters(), 0.01)
+    groups = parameter_groups(encoder, Temperatures(("dense",), TrainConfig()), TrainConfig())
     frozen = {id(parameter) for parameter in encoder.backbone.embeddings.parameters()}
     assert not frozen & {id(parameter) for group in groups for parameter in group["params"]}
 
@@ -102,13 +104,13 @@ def test_dropout_can_be_switched_off_and_set(tmp_path, name):
     encoder = encoder_of(other_model(name, tmp_path))
     token_ids, _ = encoder.tokenize(["heart pain and the lung"], "query")
     ids, mask = encoder.pad(token_ids)
-    expected = encoder.eval()(ids, mask)
-    torch.testing.assert_close(_drop(encoder, 0.0)(ids, mask), expected)
-    assert not torch.allclose(_drop(encoder, 0.3)(ids, mask), expected)
+    expected = encoder.eval()(ids, mask).dense
+    torch.testing.assert_close(_drop(encoder, 0.0)(ids, mask).dense, expected)
+    assert not torch.allclose(_drop(encoder, 0.3)(ids, mask).dense, expected)
 
 
 def _drop(encoder: Encoder, rate: float) -> Encoder:
-    _set_up(encoder, TrainConfig(dropout=rate))
+    set_up(encoder, TrainConfig(dropout=rate))
     return encoder.train()
 
 

@@ -48,7 +48,8 @@ def test_the_log_has_a_line_a_step_with_every_value(tmp_path, schedule):
     job = trained(tmp_path, schedule=schedule)
     lines = steps(job)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    fields = {"step", "loss", "grad_norm", "learning_rate", "tokens", "padding_share"}
+    fields = {"step", "loss", "loss/dense", "grad_norm", "grad_norm/dense", "score/dense/positive",
+              "score/dense/negative", "learning_rate", "tokens", "padding_share", "cached"}  # fmt: skip
     assert all(set(line) == fields for line in lines)
     assert all(0 <= line["padding_share"] < 0.10 and line["tokens"] > 32 and line["loss"] > 0 for line in lines)
     rates = [learning_rate(step, 6, job.config.train) for step in range(6)]

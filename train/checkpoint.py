@@ -71,7 +71,7 @@ def save_best(run: Run, learner: Learner, progress: Progress, retriever: str) ->
             learner.encoder.backbone.save_pretrained(partial / "adapter")
         if started_heads(run).is_dir():
             shutil.copytree(started_heads(run), partial / STARTED_HEADS)
-        told = {"step": progress.best_step, f"dev_{retriever}_ndcg@10": progress.best_score}
+        told = {"step": progress.best_step, "retriever": retriever, "dev_ndcg@10": progress.best_score}
         write_json(partial / "best.json", told)
 
 

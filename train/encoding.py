@@ -71,7 +71,8 @@ class StepEncoding:
         joined = join(pieces)
         if self.cached:
             self._counts = [_sizes(piece) for piece in pieces]
-            joined = self._leaves = _as_leaves(joined)
+            encoder_learns = any(parameter.requires_grad for parameter in self._encoder.backbone.parameters())
+            joined = self._leaves = _as_leaves(joined, encoder_learns)
         places = torch.argsort(torch.tensor([row for batch in self._batches for row in batch.rows]))
         return take(joined, places.tolist())
 
@@ -141,10 +142,11 @@ def _sizes(found: Representations) -> tuple[int, int, int]:
 _ORDER: tuple[Head, ...] = ("dense", "sparse", "multi_vector")
 
 
-def _as_leaves(found: Representations) -> Representations:
+def _as_leaves(found: Representations, encoder_learns: bool) -> Representations:
+    """They have a gradient where they would have one in a graph: else ranks that cache would await it from others."""
     dense, sparse, multi = found.dense, found.sparse, found.multi_vector
     return Representations(
-        None if dense is None else dense.detach().requires_grad_(),
+        None if dense is None else dense.detach().requires_grad_(encoder_learns),
         None if sparse is None else SparseRows(sparse.ids, sparse.weights.detach().requires_grad_(), sparse.offsets),
         None if multi is None else TokenVectors(multi.vectors.detach().requires_grad_(), multi.offsets),
     )

@@ -93,8 +93,8 @@ class Alarm:
         signs = {"sparse_empty": figures.get("sparse/empty_share", 0.0) > EMPTY_SHARE}
         for head in heads:
             positive, negative = figures[f"score/{head}/positive"], figures[f"score/{head}/negative"]
-            # a share of the scores' size, since dot products have any
-            signs[head] = positive - negative < LEAST_SPREAD * max(abs(positive), abs(negative))
+            # a share of the scores' size, since dot products have any; not above it, for all scores may be 0
+            signs[head] = positive - negative <= LEAST_SPREAD * max(abs(positive), abs(negative))
         raised = []
         for sign, bad in signs.items():
             self._bad_steps[sign] = self._bad_steps.get(sign, 0) + 1 if bad else 0

@@ -82,7 +82,7 @@ def make_learner(
         optimizer=optimizer,
         precision=accelerator.autocast if autocasting else contextlib.nullcontext,
         micro_batch_tokens=0,
-        search_dtype=torch.bfloat16 if autocasting else None,
+        search_dtype=torch.bfloat16 if autocasting and encoder.device.type == "cuda" else None,
         attention=attention,
         attention_of_dev=attention_of_dev,
     )

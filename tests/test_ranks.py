@@ -1,0 +1,92 @@
+"""Four and two ranks, started by torchrun, compute what one process does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from bgetune.files import read_json
+from tests import jobs, tiny
+from tests.rank_worker import CASES, flat, made_up
+from train.__main__ import main as train
+from train.ranks import gather, shares
+
+ROOT = Path(__file__).parents[1]
+
+
+def torchrun(ranks: int, *words: object) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    done = subprocess.run([*launch, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.m3(tmp_path_factory.mktemp("m3"))
+
+
+@pytest.fixture(scope="module")
+def launched(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("launched")
+    torchrun(4, "-m", "tests.rank_worker", folder, out)
+    return out
+
+
+def found_by(file: Path, name: str) -> dict[str, torch.Tensor]:
+    prefix = f"{name}: "
+    return {key[len(prefix) :]: value for key, value in load_file(file).items() if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_figures_and_gradients_are_those_of_one_process(folder, launched, name):
+    one = CASES[name].run(folder)
+    expected = {**one.figures, **one.gradients}
+    assert "encoder.backbone.unused" not in expected
+    # a key's bias has no effect on a softmax: its gradient is rounding alone, however it is computed
+    rounding = 100 * torch.finfo(torch.float64).eps * max(value.norm() for value in one.gradients.values())
+    for ranks in (2, 4):
+        found = found_by(launched / f"{'2-0' if ranks == 2 else '4'}.safetensors", name)
+        caching = found.pop("caching").item()
+        assert 0 < caching < ranks if "unequal" in name and one.encoding.cached else caching in (0, ranks)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            tolerance = 1e-6 if value.dtype == torch.float32 else 1e-9  # counts and shares are in float32
+            floor = rounding if key.endswith("key.bias") else 0.0
+            assert (found[key] - value).norm() <= tolerance * value.norm() + floor, key
+
+
+def test_twice_the_same_bytes(launched):
+    assert (launched / "2-0.safetensors").read_bytes() == (launched / "2-1.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("ranks", ["2-0", "4"])
+def test_each_process_needs_a_query(launched, ranks):
+    with safe_open(launched / f"{ranks}.safetensors", "pt") as file:
+        message = file.metadata()["too_few"]
+    assert message == f"train.batch_size: a step needs a query for each of the {ranks[0]} processes; raise it"
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=40), st.integers(1, 8))
+def test_every_text_is_dealt_once_and_tokens_are_balanced(lengths, ranks):
+    dealt = shares(lengths, ranks)
+    assert sorted(text for texts in dealt for text in texts) == list(range(len(lengths)))
+    tokens = [sum(lengths[text] for text in texts) for texts in dealt]
+    assert max(tokens) - min(tokens) <= max(lengths)
+    assert len(lengths) < ranks or all(dealt)
+    assert max(tokens) <= max(max(lengths), 4 / 3 * sum(lengths) / ranks + max(lengths) / 3)
+
+
+def test_with_one_process_there_is_nothing_to_gather():
+    whole = made_up([2, 0, 1])
+    torch.testing.assert_close(flat(gather(whole, [[0, 1, 2]])), flat(whole), rtol=0, atol=0)
