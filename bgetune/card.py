@@ -2,50 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from bgetune.config import JobConfig
+from bgetune.config import HEADS, Head, JobConfig
 from bgetune.config_io import to_yaml
+from bgetune.encoder import Encoder
+from bgetune.head_files import HEADS_FILE
 from bgetune.layout import EncoderSpec, flag_model_settings
+from bgetune.verify import flag_model_reads, m3_heads, m3_settings
+
+_WORDS: dict[str, str] = {"dense": "dense", "sparse": "sparse", "multi_vector": "multi-vector"}
+_LAYERS = {"sparse": "sparse_linear", "multi_vector": "colbert_linear"}
 
 
-def model_card(
-    config: JobConfig, spec: EncoderSpec, report: dict[str, Any], stats: dict[str, Any], weights_hash: str
-) -> str:
-    """README.md of an export, with the Hub's metadata on top.
+@dataclass(frozen=True)
+class Measured:
+    """What the stages before have found."""
 
-    Args:
-        report: report.json of the eval stage.
-        stats: stats.json of the mine stage.
-        weights_hash: SHA-256 of the weights the report measured.
-    """
+    report: dict[str, Any]
+    """report.json of the eval stage."""
+    stats: dict[str, Any]
+    """stats.json of the mine stage."""
+    weights_hash: str
+    """SHA-256 of the weights that the report measured."""
+    started: tuple[Head, ...] = ()
+    """Heads that the base model lacks, which were started in closed form from the corpus."""
+
+
+def model_card(config: JobConfig, encoder: Encoder, measured: Measured) -> str:
+    """README.md of an export of `encoder`, with the Hub's metadata on top."""
     parts = [
-        _metadata(config),
+        _metadata(config, encoder),
         f"# {_title(config)}",
-        _what_it_is(config, report),
+        _what_it_is(config, measured),
         "## Measured gain",
-        _gain_table(report),
-        "Base and tuned were measured on the same test queries with indexes rebuilt from their own weights; the "
-        "interval is a 95 % bootstrap over queries, p is from a paired randomisation test. Training saw no guard.",
+        *_gain_tables(measured.report),
+        _how_measured(config, encoder, measured),
         "## Use",
-        _usage(config, spec),
+        *_usage(config, encoder),
         "## Training",
-        f"{stats['queries']:,} queries with {stats['negatives']:,} mined hard negatives. SHA-256 of the weights "
-        f"measured above: `{weights_hash}`.",
+        *_training(config, encoder, measured),
         "<details><summary>The whole configuration</summary>\n\n```yaml\n" + to_yaml(config) + "```\n\n</details>",
         "## Limits",
-        "Measured on the sets above and on nothing else; other domains and languages may have gained or lost. "
-        f"Measured with passages cut at {spec.passage_max_length} tokens and queries at {spec.query_max_length}; "
-        "sentence-transformers has one limit for both, the larger (`model.max_seq_length`).",
+        *_limits(encoder),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _what_it_is(config: JobConfig, report: dict[str, Any]) -> str:
+def _what_it_is(config: JobConfig, measured: Measured) -> str:
+    report = measured.report
     if report["model"]["base_weights"] == report["model"]["tuned_weights"]:
-        return f"**These are the weights of {_base_link(config)}**: no checkpoint of the training was better on dev."
+        heads = f", with the {_and(measured.started)} as training started from" if measured.started else ""
+        return f"**These are the weights of {_base_link(config)}**{heads}: no checkpoint of the training was better on dev."
     made = f"{_base_link(config)} fine-tuned for retrieval on *{config.data.name}* with bgetune."
     return " ".join([made, *(str(line) for line in report["headline"])])
 
@@ -63,28 +75,37 @@ def _base_link(config: JobConfig) -> str:
     return f"[{name}](https://huggingface.co/{name})" if _is_hub_id(name) else f"`{name}`"
 
 
-def _metadata(config: JobConfig) -> str:
+def _and(heads: Sequence[Head]) -> str:
+    """
+    >>> _and(["sparse"]), _and(["sparse", "multi_vector"])
+    ('sparse head', 'sparse and multi-vector heads')
+    """
+    return " and ".join(_WORDS[head] for head in heads) + (" head" if len(heads) == 1 else " heads")
+
+
+def _metadata(config: JobConfig, encoder: Encoder) -> str:
+    heads = [_WORDS[head] for head in encoder.heads if head != "dense"]
+    tags = ["sentence-transformers", "feature-extraction", "sentence-similarity", "retrieval", *heads, "bgetune"]
     values: dict[str, Any] = {
         "license": config.export.license,
         "language": config.export.language,
         "library_name": "sentence-transformers",
         "pipeline_tag": "sentence-similarity",
-        "tags": ["sentence-transformers", "feature-extraction", "sentence-similarity", "retrieval", "bgetune"],
+        "tags": tags,
     }
     if _is_hub_id(config.model.name_or_path):
         values["base_model"] = config.model.name_or_path
     return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
 
 
-def _gain_table(report: dict[str, Any]) -> str:
-    lines = [
-        "| set | role | queries | retriever | nDCG@10 base | tuned | gain | 95 % interval | p |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+def _gain_tables(report: dict[str, Any]) -> list[str]:
+    """A heading and a table a set; the retriever that the set's verdict is about is in bold."""
+    parts = []
     for name, found in report["sets"].items():
+        lines = ["| retriever | nDCG@10 base | tuned | gain | 95 % interval | p |", "|---|---|---|---|---|---|"]
         for retriever, scores in found["retrievers"].items():
-            base = scores["base"]["ndcg@10"]
-            cells = [name, found["role"], f"{found['n_queries']:,}", retriever, f"{base:.4f}"]
+            decides = retriever == found["decided_by"] and len(found["retrievers"]) > 2
+            cells = [f"**{retriever}**" if decides else retriever, f"{scores['base']['ndcg@10']:.4f}"]
             if "gain" in scores:
                 gain = scores["gain"]["ndcg@10"]
                 low, high = gain["ci95"]
@@ -93,13 +114,88 @@ def _gain_table(report: dict[str, Any]) -> str:
             else:
                 cells += [""] * 4
             lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        parts += [f"**{name}** ({found['role']}): {found['n_queries']:,} queries", "\n".join(lines)]
+    return parts
 
 
-def _usage(config: JobConfig, spec: EncoderSpec) -> str:
+def _how_measured(config: JobConfig, encoder: Encoder, measured: Measured) -> str:
+    lines = [
+        "Base and tuned were measured on the same test queries with indexes rebuilt from their own weights; the "
+        "interval is a 95 % bootstrap over queries, p is from a paired randomisation test. Training saw no guard."
+    ]
+    if len(encoder.heads) > 1:
+        ranked = f"the {config.eval.candidates} best passages of {' and of '.join(_candidates_of(encoder))}"
+        if "multi_vector" in encoder.heads:
+            every = config.eval.multi_vector == "full"
+            lines.append("`multi_vector` scores every passage." if every else f"`multi_vector` re-ranks {ranked}.")
+        lines.append(f"`hybrid` ranks {ranked} by {_hybrid(config, encoder.heads)}, `hybrid_rrf` by reciprocal ranks.")
+    if measured.started:
+        heads = _and(measured.started)
+        lines.append(f"The base model has no {heads}; base is measured with what training started from.")
+    return " ".join(lines)
+
+
+def _candidates_of(encoder: Encoder) -> list[str]:
+    return [head for head in ("dense", "sparse") if head in encoder.heads]
+
+
+def _hybrid(config: JobConfig, heads: Sequence[Head]) -> str:
+    return " + ".join(f"{getattr(config.train, head).ensemble_weight:g} * {head}" for head in heads)
+
+
+def _training(config: JobConfig, encoder: Encoder, measured: Measured) -> list[str]:
+    stats, train = measured.stats, config.train
+    lines = [f"{stats['queries']:,} queries with {stats['negatives']:,} mined hard negatives."]
+    trained = [head for head in encoder.heads if train.heads == "auto" or head in train.heads]
+    if len(trained) > 1:
+        weights = ", ".join(f"{_WORDS[head]} {getattr(train, head).loss_weight:g}" for head in trained)
+        lines.append(
+            f"Heads trained, with the weights of their losses: {weights}; ensemble {train.ensemble_loss_weight:g}."
+        )
+        if train.self_distillation:
+            first = f" from step {train.self_distillation_start} on" if train.self_distillation_start else ""
+            lines.append(f"Self-distillation: the ensemble, {_hybrid(config, trained)}, teaches each head{first}.")
+    elif encoder.heads != ("dense",):
+        lines.append(f"The {_and(trained)} was trained.")
+    if still := [head for head in encoder.heads if head not in trained]:
+        lines.append(f"Not trained: the {_and(still)}; what they read, the encoder, was.")
+    if measured.started:
+        lines.append(f"The {_and(measured.started)} started in closed form from the corpus, not at random.")
+    if train.lora.rank:
+        layers = ", ".join(train.lora.target_modules)
+        lora = f"LoRA of rank {train.lora.rank} and alpha {train.lora.alpha:g} on {layers}"
+        lines.append(f"The encoder was trained by {lora}, which is merged into these weights.")
+    elif train.freeze != "none":
+        lines.append(f"Frozen: the {'encoder' if train.freeze == 'encoder' else 'input embeddings'}.")
+    return [" ".join(lines), f"SHA-256 of the weights measured above: `{measured.weights_hash}`."]
+
+
+def _limits(encoder: Encoder) -> list[str]:
+    spec = encoder.spec
+    parts = [
+        "Measured on the sets above and on nothing else; other domains and languages may have gained or lost. "
+        f"Measured with passages cut at {spec.passage_max_length} tokens and queries at {spec.query_max_length}; "
+        "sentence-transformers has one limit for both, the larger (`model.max_seq_length`)."
+    ]
+    if spec.pooling == "mcls":
+        parts.append(
+            "Measured with a CLS token before every 256 tokens, averaged (`model.pooling: mcls`). Other readers do not "
+            "insert CLS tokens: they give the same for texts of up to 256 tokens, and something else for longer ones."
+        )
+    if hasattr(encoder.backbone, "pooler"):
+        parts.append(
+            "transformers may report `pooler.dense` as newly initialized: this model has no pooler, and nothing here "
+            "reads one."
+        )
+    return parts
+
+
+def _usage(config: JobConfig, encoder: Encoder) -> list[str]:
+    spec = encoder.spec
     query_prompt = ', prompt_name="query"' if spec.query_instruction else ""
     passage_prompt = ', prompt_name="document"' if spec.passage_instruction else ""
-    snippets = f"""```python
+    parts = [
+        f"""```python
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("PATH_OR_ID")
@@ -107,16 +203,79 @@ queries = model.encode(["a question"]{query_prompt})
 passages = model.encode(["a passage"]{passage_prompt})
 print(model.similarity(queries, passages))
 ```"""
-    if spec.pooling == "max":
-        return snippets
-    settings = "".join(f"    {key}={value!r},\n" for key, value in flag_model_settings(spec).items())
-    return f"""{snippets}
-
-```python
-from FlagEmbedding import FlagModel
+    ]
+    if flag_model_reads(encoder):
+        parts.append(
+            f"""```python
+{_numpy(spec)}from FlagEmbedding import FlagModel
 
 model = FlagModel(
     "PATH_OR_ID",
-{settings})
-print(model.encode_queries(["a question"]) @ model.encode_corpus(["a passage"]).T)
+{_arguments(flag_model_settings(spec))})
+query = model.encode_queries(["a question"])[0]
+passage = model.encode_corpus(["a passage"])[0]
+print({_similarity(spec, "query", "passage")})
 ```"""
+        )
+    return parts + _usage_of_heads(config, encoder)
+
+
+def _usage_of_heads(config: JobConfig, encoder: Encoder) -> list[str]:
+    """The sparse and multi-vector heads: FlagEmbedding's M3 reader where it can, and else why it cannot."""
+    held: list[Head] = [head for head in HEADS if head != "dense" and encoder.layers.has(head)]
+    asked = [head for head in held if head in encoder.heads]
+    readable = m3_heads(encoder)
+    parts = []
+    if asked and readable:
+        parts.append(_m3_snippet(config, encoder, [head for head in encoder.heads if head in readable]))
+        if "dense" not in readable:
+            parts.append("FlagEmbedding has no pooling by max, and so not this model's dense vectors.")
+    elif asked:
+        names = " and ".join(f"`{_LAYERS[head]}`" for head in asked)
+        why = "it needs a CLS token" if len(held) == 2 else "without both heads' files it takes random weights for both"
+        parts.append(
+            f"The {_and(asked)} is in `{HEADS_FILE}` ({names}: weight and bias of a linear layer on the last hidden "
+            f"states). FlagEmbedding's `BGEM3FlagModel` cannot read this folder: {why}."
+        )
+    if carried := [head for head in held if head not in encoder.heads]:
+        parts.append(f"The base model's {_and(carried)} came along, neither trained nor measured.")
+    return parts
+
+
+def _m3_snippet(config: JobConfig, encoder: Encoder, heads: Sequence[Head]) -> str:
+    scores = {
+        "dense": _similarity(encoder.spec, 'query["dense_vecs"][0]', 'passage["dense_vecs"][0]'),
+        "sparse": 'model.compute_lexical_matching_score(query["lexical_weights"][0], passage["lexical_weights"][0])',
+        "multi_vector": 'float(model.colbert_score(query["colbert_vecs"][0], passage["colbert_vecs"][0]))',
+    }
+    lines = "".join(f"{head} = {scores[head]}\n" for head in heads)
+    whole = set(heads) == set(encoder.heads)
+    hybrid = f"print({_hybrid(config, heads)})  # hybrid\n" if whole else ""
+    return f"""```python
+{_numpy(encoder.spec)}from FlagEmbedding import BGEM3FlagModel
+
+model = BGEM3FlagModel(
+    "PATH_OR_ID",
+{_arguments(m3_settings(encoder, heads))})
+query = model.encode_queries(["a question"])
+passage = model.encode_corpus(["a passage"])
+{lines}print({", ".join(heads)})
+{hybrid}```"""
+
+
+def _arguments(settings: dict[str, Any]) -> str:
+    return "".join(f"    {key}={value!r},\n" for key, value in settings.items())
+
+
+def _numpy(spec: EncoderSpec) -> str:
+    return "import numpy as np\n" if "np." in _similarity(spec, "", "") else ""
+
+
+def _similarity(spec: EncoderSpec, query: str, passage: str) -> str:
+    """Python that scores two vectors as the model's similarity has it."""
+    if spec.similarity == "euclidean":
+        return f"-np.linalg.norm({query} - {passage})"
+    product = f"{query} @ {passage}"
+    if spec.similarity == "dot" or spec.normalize:
+        return product
+    return f"{product} / (np.linalg.norm({query}) * np.linalg.norm({passage}))"

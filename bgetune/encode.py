@@ -8,7 +8,6 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -26,13 +25,6 @@ log = logging.getLogger("bgetune")
 
 # Texts are sorted and packed within blocks of this many: packing is quadratic in the worst case.
 _BLOCK = 8192
-
-
-class Vectors(NamedTuple):
-    """Where encoded texts are kept from one call to the next, and whether new ones are added."""
-
-    cache: Path
-    keep: bool = True
 
 
 def encode(
@@ -115,24 +107,20 @@ def encode_once(
     role: str,
     config: JobConfig,
     label: str,
-    vectors: Vectors,
+    cache: Path,
     heads: Sequence[Head] = ("dense",),
 ) -> Encoded:
-    """`encode`, kept in a cache under the hash of the weights, the texts and the settings.
+    """`encode`, kept in `cache` under the hash of the weights, the texts and the settings.
 
-    The name is the content: changed weights or texts can never be served from an older file. With `vectors.keep`
-    off, what is there is used and nothing is added: for weights that the next step overwrites.
+    The name is the content: changed weights or texts can never be served from an older folder.
     """
     if config.model.overlong == "error":
         # before the cache: another configuration may have cut and kept them
         _report_cut(texts, encoder.tokenize(texts.full_texts(), role)[1], role, encoder, config)
-    folder = vectors.cache / _key(encoder, texts, role, config, heads)
-    if folder.is_dir():
-        return Encoded.read(folder)
-    if not vectors.keep:
-        return encode(encoder, texts, role, config, label, heads)
-    with atomic_folder(folder) as partial:
-        _encode(encoder, texts, role, config, label, heads, partial)
+    folder = cache / _key(encoder, texts, role, config, heads)
+    if not folder.is_dir():
+        with atomic_folder(folder) as partial:
+            _encode(encoder, texts, role, config, label, heads, partial)
     return Encoded.read(folder)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bgetune.batching import pack
 from bgetune.config import JobConfig
 from bgetune.data import Texts
-from bgetune.device import autocast_dtype
+from bgetune.encode import autocast
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
 from bgetune.progress import progress
@@ -22,10 +22,12 @@ from bgetune.progress import progress
 _IDF_TEXTS = 100_000
 """Passages that are counted for the IDF, at most."""
 _TEXTS = 2_000
-_TOKENS = 300_000
-"""Passages and tokens that the encoder reads for it, at most: some hundred tokens for each weight that is fitted."""
+_TOKENS = 100_000
+"""Passages and tokens that the encoder reads, at most; three times as many retrieved no better in the hybrid."""
 _STRENGTH = 0.01
 """Of the ridge, as a share of the states' mean variance."""
+_FEW_TEXTS = 0.001
+"""Weight of the tokens' covariance beside that of the passages' means."""
 _TYPICAL_WEIGHT = 0.2
 """Root mean square of the sparse head's weight over the corpus's tokens."""
 
@@ -35,7 +37,7 @@ def start_heads(encoder: Encoder, corpus: Texts, config: JobConfig) -> list[str]
 
     Sparse: ridge regression from the states of the corpus's tokens to their IDF, scaled to a typical weight of 0.2.
     Multi-vector: the identity, or, narrower, the principal directions of the passages' mean states. See `ridge` and
-    `principal` for why. Both see a sample of the passages that only their texts decide.
+    `_spread` for why. Both see a sample of the passages that only their texts decide.
 
     Returns:
         A line a head, for the log.
@@ -61,10 +63,10 @@ def start_heads(encoder: Encoder, corpus: Texts, config: JobConfig) -> list[str]
         encoder.layers.sparse_linear = _linear(scale * weight[None], scale * bias[None], encoder.device)
         lines.append(f"sparse head: ridge regression to the IDF of {counted:,} passages (R^2 {explained:.2f})")
     if narrow:
-        directions, kept = principal(texts, width)
+        directions, kept = principal(_spread(texts, tokens), width)
         encoder.layers.colbert_linear = _linear(directions, torch.zeros(width), encoder.device)
         shape = f"{encoder.width} -> {width}, keeps {100 * kept:.0f} % of the variance"
-        lines.append(f"multi-vector head: PCA of the corpus's mean token states, {shape}")
+        lines.append(f"multi-vector head: PCA of the passages' mean states, {shape}")
     elif "multi_vector" in absent:
         encoder.layers.colbert_linear = _linear(torch.eye(width), torch.zeros(width), encoder.device)
         lines.append(f"multi-vector head: the identity ({width})")
@@ -113,8 +115,8 @@ class Moments:
 def ridge(moments: Moments, strength: float) -> tuple[Tensor, Tensor, float]:
     """The w and b that minimise the mean of (w x + b - y)^2 + strength * v * |w|^2, v being the states' mean variance.
 
-    The target is the plain IDF: its powers 1/2, 3/2 and 2, and the IDF with frequent tokens set to 0, retrieved worse
-    on code search; strengths from 0.0001 to 0.1 made no difference (docs/log.md).
+    The target is the plain IDF: its powers 3/2 and 2 and the IDF with frequent tokens set to 0 retrieved worse, its
+    square root worse on code and the same on SciFact; strengths from 0.0001 to 0.1 made no difference (docs/log.md).
 
     Returns:
         w [H] and b [], float64, and R^2, the share of the targets' variance that is explained.
@@ -139,9 +141,9 @@ def ridge(moments: Moments, strength: float) -> tuple[Tensor, Tensor, float]:
 def typical_size(moments: Moments, weight: Tensor, bias: Tensor) -> float:
     """Root mean square of w x + b over the rows.
 
-    The sparse head is scaled by it to 0.2 a token: a positive passage then scores as with BGE-M3's own sparse head
-    (0.1 to 0.4), and the hybrid of weights (1, 0.3, 1) is at its best; at 0.05 the sparse head does nothing in it,
-    from 0.35 it harms (docs/log.md).
+    The sparse head is scaled by it to 0.2 a token: a positive passage then scores about 0.35 to 0.4, as dense scores
+    do and as BGE-M3's own sparse head, and the hybrid of weights (1, 0.3, 1) is near its best on code search and on
+    SciFact. At 0.05 the sparse head does nothing in it, at 0.5 it harms on one of the two (docs/log.md).
 
     >>> moments = Moments(1)
     >>> moments.add(torch.tensor([[3.0], [4.0]]))
@@ -152,22 +154,25 @@ def typical_size(moments: Moments, weight: Tensor, bias: Tensor) -> float:
     return float((both @ moments.gram @ both / moments.count).sqrt())
 
 
-def principal(moments: Moments, width: int) -> tuple[Tensor, float]:
-    """The directions of most variance, and the share of the variance they keep.
+def _spread(texts: Moments, tokens: Moments) -> Tensor:
+    """The covariance that the narrow head is taken from: that of the passages' mean states, a little of the tokens'.
 
-    Taken from the passages' mean states: where passages differ. The tokens' own PCA, centred or not, retrieved no
-    better than a random projection, and subtracting the mean was worse (docs/log.md). With fewer passages than
-    directions, the remaining ones are orthonormal to the rest.
+    Passages' means retrieved better than the tokens' own states, centred or not, with which a PCA did no better than a
+    random projection; subtracting the mean, as a bias, was worse (docs/log.md). The little of the tokens' orders the
+    directions that fewer passages than hidden numbers leave open.
+    """
+    return texts.centred()[0] + _FEW_TEXTS * tokens.centred()[0]
+
+
+def principal(covariance: Tensor, width: int) -> tuple[Tensor, float]:
+    """The directions of most variance, and the share of the variance that they keep.
 
     Returns:
         float64 [M, H], rows orthonormal, each with its largest entry positive; and the share, 0 to 1.
 
-    >>> moments = Moments(2)
-    >>> moments.add(torch.tensor([[1.0, 5.0], [1.0, 3.0]]))
-    >>> principal(moments, 1)
-    (tensor([[0., 1.]], dtype=torch.float64), 1.0)
+    >>> principal(torch.tensor([[1.0, 0.0], [0.0, 3.0]]).double(), 1)
+    (tensor([[0., 1.]], dtype=torch.float64), 0.75)
     """
-    covariance, _ = moments.centred()
     variance, directions = torch.linalg.eigh(covariance)
     directions = directions.T.flip(0)[:width]
     largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
@@ -214,15 +219,11 @@ def _accumulate(
     encoder: Encoder, token_ids: Sequence[Sequence[int]], idf: Tensor, config: JobConfig, into: tuple[Moments, Moments]
 ) -> None:
     words, texts = into
-    dtype = autocast_dtype(config.encode_precision, encoder.device)
     lengths = _first(list(map(len, token_ids)))
     was_training = encoder.training
     encoder.eval()
-    with (
-        torch.inference_mode(),
-        torch.autocast(encoder.device.type, dtype=dtype, enabled=dtype is not None),
-        progress(sum(lengths), "starting heads", "tok") as bar,
-    ):
+    label = "starting heads"
+    with torch.inference_mode(), autocast(encoder, config), progress(sum(lengths), label, "tok") as bar:
         for batch in pack(lengths, config.encode_batch_tokens):
             ids, mask = encoder.pad([token_ids[i] for i in batch])
             on_device = {"input_ids": ids.to(encoder.device), "attention_mask": mask.to(encoder.device)}

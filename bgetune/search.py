@@ -9,7 +9,7 @@ import numpy as np
 
 from bgetune.config import Head, JobConfig, Similarity, TrainConfig
 from bgetune.data import Texts
-from bgetune.encode import Vectors, encode_once
+from bgetune.encode import encode_once
 from bgetune.encoded import Encoded
 from bgetune.encoder import Encoder
 from bgetune.files import atomic_file
@@ -44,7 +44,7 @@ def search(
     corpus: Texts,
     config: JobConfig,
     wanted: Sequence[str],
-    vectors: Vectors,
+    cache: Path,
     label: str,
     index: str = "Flat",
     depth: int = 100,
@@ -54,6 +54,7 @@ def search(
     Args:
         wanted: names out of `retrievers_of(encoder.heads)`.
         index: FAISS factory string of the dense index.
+        cache: keeps what is encoded, see `encode_once`.
         label: for the progress bars.
 
     Returns:
@@ -63,8 +64,8 @@ def search(
     # a head of weight 0 has no say in the hybrid, and dense always names candidates
     weights = ensemble_weights(config.train)
     heads = tuple(h for h in encoder.heads if h == "dense" or h in wanted or fused)
-    passages = encode_once(encoder, corpus, "passage", config, f"{label} passages", vectors, heads)
-    questions = encode_once(encoder, queries, "query", config, f"{label} queries", vectors, heads)
+    passages = encode_once(encoder, corpus, "passage", config, f"{label} passages", cache, heads)
+    questions = encode_once(encoder, queries, "query", config, f"{label} queries", cache, heads)
     searched = _Searched(passages, questions, encoder.spec.similarity, index, config, depth, label)
     found = {}
     for name in wanted:

@@ -20,7 +20,7 @@ from bgetune.data import (
     read_retrieval_set,
     write_examples,
 )
-from bgetune.encode import Vectors, encode_once
+from bgetune.encode import encode_once
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
 from bgetune.files import write_json
@@ -61,9 +61,8 @@ def _mine_dense(data: RetrievalSet, config: JobConfig, run: Run) -> tuple[list[E
         )
     encoder = Encoder.load(config.model)
     queries = data.queries_of("train")
-    kept = Vectors(run.vectors)
-    passages = encode_once(encoder, corpus, "passage", config, "mine: passages", kept).vectors
-    questions = encode_once(encoder, queries, "query", config, "mine: queries", kept).vectors
+    passages = encode_once(encoder, corpus, "passage", config, "mine: passages", run.vectors).vectors
+    questions = encode_once(encoder, queries, "query", config, "mine: queries", run.vectors).vectors
     index = DenseIndex.build(passages, encoder.spec.similarity, settings.index)
     scores, rows = index.search(questions, settings.rank_last)
     log.info("mine: searched %d passages for %d queries", len(corpus), len(queries))

@@ -8,7 +8,6 @@ import torch
 
 from bgetune.config import JobConfig
 from bgetune.device import autocast_dtype
-from bgetune.encode import Vectors
 from bgetune.encoder import Encoder
 from bgetune.files import atomic_folder, write_text
 from bgetune.run import Run
@@ -45,10 +44,10 @@ def evaluate(config: JobConfig, run: Run) -> None:
 def _search_all(version: str, sets: list[EvalSet], config: JobConfig, run: Run) -> dict[str, str]:
     """Search every set with one version of the encoder; returns its hash, and what it ran on."""
     encoder = _load(version, config, run)
-    settings, vectors = config.eval, Vectors(run.vectors)
+    settings = config.eval
     for test in sets:
         found = search(
-            encoder, test.queries, test.corpus, config, retrievers_of(encoder.heads), vectors,
+            encoder, test.queries, test.corpus, config, retrievers_of(encoder.heads), run.vectors,
             f"{version} {test.name}", settings.index, settings.depth,
         )  # fmt: skip
         for name, results in found.items():

@@ -15,7 +15,7 @@ import torch
 from bgetune import heads, scores
 from bgetune.config import JobConfig, ModelConfig
 from bgetune.data import Texts
-from bgetune.encode import Vectors, encode, encode_once
+from bgetune.encode import encode, encode_once
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
 from bgetune.heads import HeadLayers
@@ -158,7 +158,7 @@ def test_vectors_are_never_stale(folder, tmp_path):
     encoder = Encoder.load(config.model)
 
     def once(texts: list[str], role: str = "passage") -> np.ndarray:
-        return encode_once(encoder, texts_of(texts), role, config, "test", Vectors(tmp_path)).vectors
+        return encode_once(encoder, texts_of(texts), role, config, "test", tmp_path).vectors
 
     first = once(TEXTS)
     assert len(list(tmp_path.iterdir())) == 1
@@ -177,14 +177,12 @@ def test_vectors_are_never_stale(folder, tmp_path):
     assert not np.allclose(moved, first)
 
 
-def test_the_store_is_used_and_not_filled_where_it_should_not_be(folder, tmp_path, monkeypatch):
+def test_the_store_is_used(folder, tmp_path, monkeypatch):
     config = job(folder)
     encoder = Encoder.load(config.model)
-    kept = encode_once(encoder, texts_of(TEXTS), "passage", config, "test", Vectors(tmp_path))
-    encode_once(encoder, texts_of(TEXTS[:2]), "passage", config, "test", Vectors(tmp_path, keep=False))
-    assert len(list(tmp_path.iterdir())) == 1
-    monkeypatch.setattr("bgetune.encode.encode", None)  # cannot be called
-    again = encode_once(encoder, texts_of(TEXTS), "passage", config, "test", Vectors(tmp_path, keep=False))
+    kept = encode_once(encoder, texts_of(TEXTS), "passage", config, "test", tmp_path)
+    monkeypatch.setattr("bgetune.encode._encode", None)  # cannot be called
+    again = encode_once(encoder, texts_of(TEXTS), "passage", config, "test", tmp_path)
     np.testing.assert_array_equal(again.vectors, kept.vectors)
 
 

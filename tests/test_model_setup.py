@@ -319,72 +319,98 @@ def test_layers_are_found_whatever_the_architecture_calls_them(kind: str) -> Non
 
 # -- mistakes in these options
 
-MODEL, TRAIN = ModelConfig(), TrainConfig()
-MISTAKES: dict[str, tuple[list[str], str]] = {
+JOB = JobConfig(data=DataConfig(domain=SourceConfig(path="somewhere")))
+
+
+def changed(section: Any, options: dict[str, Any]) -> Any:
+    """`section` with dotted options set."""
+    for option, value in options.items():
+        name, _, rest = option.partition(".")
+        new = changed(getattr(section, name), {rest: value}) if rest else value
+        section = dataclasses.replace(section, **{name: new})
+    return section
+
+
+FROZEN = {"train.freeze": "encoder"}
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "nothing but dense, and the encoder is frozen": (
-        ["--train.freeze", "encoder", "--train.heads", "[dense]"],
+        {**FROZEN, "train.heads": ("dense",)},
         "train.freeze: 'encoder' will not do; the dense head has no weights of its own to train",
     ),
-    "the same, by the model's heads": (["--train.freeze", "encoder", "--model.heads", "[dense]"], "train.freeze: "),
+    "the same, by the model's heads": ({**FROZEN, "model.heads": ("dense",)}, "train.freeze: 'encoder' will not do"),
     "a head twice": (
-        ["--train.heads", "[dense,sparse,dense]"],
+        {"train.heads": ("dense", "sparse", "dense")},
         "train.heads: ['dense', 'sparse', 'dense'] will not do; name each head once, or auto",
     ),
-    "a model's head twice": (["--model.heads", "[dense,dense]"], "model.heads: ['dense', 'dense'] will not do"),
-    "no head": (["--train.heads", "[]"], "train.heads: [] will not do; name each head once"),
-    "a model without dense": (["--model.heads", "[sparse]"], "model.heads: ['sparse'] will not do; dense is always"),
-    "an unknown head": (["--train.heads", "[dense,colbert]"], "train.heads: "),
-    "an unknown head of the model": (["--model.heads", "[lexical]"], "model.heads: "),
+    "a model's head twice": ({"model.heads": ("dense", "dense")}, "model.heads: ['dense', 'dense'] will not do"),
+    "no head": ({"train.heads": ()}, "train.heads: [] will not do; name each head once"),
+    "a model without dense": ({"model.heads": ("sparse",)}, "model.heads: ['sparse'] will not do; dense is always"),
     "a head that the model is not to have": (
-        ["--train.heads", "[dense,multi_vector]", "--model.heads", "[dense,sparse]"],
+        {"train.heads": ("dense", "multi_vector"), "model.heads": ("dense", "sparse")},
         "train.heads: 'multi_vector' will not do; the model's heads are ['dense', 'sparse']; add it to model.heads",
     ),
     "adapters on frozen layers": (
-        ["--train.lora.rank", "8", "--train.freeze", "embeddings"],
+        {"train.lora.rank": 8, "train.freeze": "embeddings"},
         "train.freeze: 'embeddings' will not do; LoRA freezes the encoder already; use none",
     ),
-    "adapters by layer": (["--train.lora.rank", "8", "--train.layer_decay", "0.9"], "train.layer_decay: 0.9 will"),
+    "adapters by layer": ({"train.lora.rank": 8, "train.layer_decay": 0.9}, "train.layer_decay: 0.9 will not do"),
     "adapters on nothing": (
-        ["--train.lora.rank", "8", "--train.lora.target_modules", "[]"],
+        {"train.lora.rank": 8, "train.lora.target_modules": ()},
         "train.lora.target_modules: [] will not do; name layers, or all-linear",
     ),
-    "a rank below zero": (["--train.lora.rank", "-1"], "train.lora.rank: -1 will not do; use 0 or more"),
-    "an alpha of zero": (["--train.lora.alpha", "0"], "train.lora.alpha: 0.0 will not do; use more than 0"),
-    "adapters that drop everything": (["--train.lora.dropout", "1"], "train.lora.dropout: 1.0 will not do"),
+    "a rank below zero": ({"train.lora.rank": -1}, "train.lora.rank: -1 will not do; use 0 or more"),
+    "an alpha of zero": ({"train.lora.alpha": 0.0}, "train.lora.alpha: 0.0 will not do; use more than 0"),
+    "adapters that drop everything": ({"train.lora.dropout": 1.0}, "train.lora.dropout: 1.0 will not do"),
     "a length twice": (
-        ["--train.matryoshka_dims", "[64,32,64]"],
+        {"train.matryoshka_dims": (64, 32, 64)},
         "train.matryoshka_dims: [64, 32, 64] will not do; use different lengths of at least 1",
     ),
-    "a length of zero": (["--train.matryoshka_dims", "[0]"], "train.matryoshka_dims: [0] will not do"),
+    "a length of zero": ({"train.matryoshka_dims": (0,)}, "train.matryoshka_dims: [0] will not do"),
     "dev by a head that is not there": (
-        ["--model.heads", "[dense,sparse]", "--train.dev_retriever", "multi_vector"],
+        {"model.heads": ("dense", "sparse"), "train.dev_retriever": "multi_vector"},
         "train.dev_retriever: 'multi_vector' will not do; the model has no such head",
     ),
-    "dev by no retriever": (["--train.dev_retriever", "bm25"], "train.dev_retriever: expected one of 'auto', 'dense'"),
-    "a layer decay of zero": (["--train.layer_decay", "0"], "train.layer_decay: 0.0 will not do; use a share above 0"),
-    "a layer decay above one": (["--train.layer_decay", "1.1"], "train.layer_decay: 1.1 will not do"),
-    "a rate of zero": (["--train.head_learning_rate", "0"], "train.head_learning_rate: 0.0 will not do"),
-    "a temperature of zero": (["--train.sparse.temperature", "0"], "train.sparse.temperature: 0.0 will not do"),
-    "a weight below zero": (["--train.dense.loss_weight", "-1"], "train.dense.loss_weight: -1.0 will not do"),
-    "an endless weight": (["--train.dense.ensemble_weight", ".inf"], "train.dense.ensemble_weight: inf will not do"),
-    "an ensemble below zero": (["--train.ensemble_loss_weight", "-1"], "train.ensemble_loss_weight: -1.0 will not"),
-    "a start before the start": (["--train.self_distillation_start", "-1"], "train.self_distillation_start: -1 will"),
-    "a triplet below zero": (["--train.triplet_weight", "-0.1"], "train.triplet_weight: -0.1 will not do"),
-    "an unknown teacher": (["--train.teacher", "gpt"], "train.teacher: expected one of 'none', 'kl_div'"),
-    "no tokens": (["--train.micro_batch_tokens", "0"], "train.micro_batch_tokens: 0 will not do; use at least 1"),
-    "some tokens": (["--train.micro_batch_tokens", "some"], "train.micro_batch_tokens: expected "),
-    "no width": (["--model.multi_vector_dim", "0"], "model.multi_vector_dim: 0 will not do; use at least 1"),
+    "a layer decay of zero": ({"train.layer_decay": 0.0}, "train.layer_decay: 0.0 will not do; use a share above 0"),
+    "a layer decay above one": ({"train.layer_decay": 1.1}, "train.layer_decay: 1.1 will not do"),
+    "a rate of zero": ({"train.head_learning_rate": 0.0}, "train.head_learning_rate: 0.0 will not do"),
+    "a temperature of zero": ({"train.sparse.temperature": 0.0}, "train.sparse.temperature: 0.0 will not do"),
+    "a weight below zero": ({"train.dense.loss_weight": -1.0}, "train.dense.loss_weight: -1.0 will not do"),
+    "an endless weight": ({"train.dense.ensemble_weight": float("inf")}, "train.dense.ensemble_weight: inf will not"),
+    "an ensemble below zero": ({"train.ensemble_loss_weight": -1.0}, "train.ensemble_loss_weight: -1.0 will not do"),
+    "a start before the start": ({"train.self_distillation_start": -1}, "train.self_distillation_start: -1 will not"),
+    "a triplet below zero": ({"train.triplet_weight": -0.1}, "train.triplet_weight: -0.1 will not do"),
+    "no tokens": ({"train.micro_batch_tokens": 0}, "train.micro_batch_tokens: 0 will not do; use at least 1, or auto"),
+    "no width": ({"model.multi_vector_dim": 0}, "model.multi_vector_dim: 0 will not do; use at least 1"),
     "no negatives at all": (
-        ["--train.in_batch_negatives", "false", "--mine.method", "none"],
+        {"train.in_batch_negatives": False, "mine.method": "none"},
         "train.in_batch_negatives: False will not do; there are no hard negatives either",
     ),
-    "few candidates": (["--eval.candidates", "10"], "eval.candidates: 10 will not do; use at least 100"),
+    "few candidates": ({"eval.candidates": 10}, "eval.candidates: 10 will not do; use at least 100"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_that_names_the_option(mistake: str) -> None:
-    flags, expected = MISTAKES[mistake]
+    options, expected = MISTAKES[mistake]
+    with pytest.raises(UserError) as caught:
+        check(changed(JOB, options))
+    assert str(caught.value).startswith(expected)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--train.heads", "[dense,colbert]"], "train.heads: expected "),
+        (["--model.heads", "[lexical]"], "model.heads: expected "),
+        (["--train.teacher", "gpt"], "train.teacher: expected one of 'none', 'kl_div'"),
+        (["--train.dev_retriever", "bm25"], "train.dev_retriever: expected one of 'auto', 'dense'"),
+        (["--train.micro_batch_tokens", "some"], "train.micro_batch_tokens: expected "),
+        (["--train.heads", "[dense,dense]"], "train.heads: ['dense', 'dense'] will not do"),
+        (["--train.lora.rnk", "8"], 'unknown option --train.lora.rnk; did you mean "train.lora.rank"?'),
+    ],
+)
+def test_a_mistake_in_the_words_is_one_line_too(flags: list[str], expected: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_job(["--data.domain.path", "somewhere", *flags], "bgetune", "")
     assert str(caught.value).startswith(expected)
@@ -403,9 +429,6 @@ def test_a_mistake_is_one_line_that_names_the_option(mistake: str) -> None:
     ],
 )
 def test_what_makes_sense_is_taken(model_options: Any, train_options: Any) -> None:
-    config = JobConfig(
-        model=dataclasses.replace(MODEL, **model_options),
-        train=dataclasses.replace(TRAIN, **train_options),
-        data=DataConfig(domain=SourceConfig(path="somewhere")),
-    )
+    options = {f"model.{name}": value for name, value in model_options.items()}
+    config = changed(JOB, {**options, **{f"train.{name}": value for name, value in train_options.items()}})
     assert check(config) is config

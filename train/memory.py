@@ -45,9 +45,9 @@ def probe_micro_batch_tokens(
     weights = sum(
         p.numel() * (_BYTES_A_TRAINED_WEIGHT if p.requires_grad else _BYTES_A_FROZEN_WEIGHT) for p in parameters
     )
-    fitting = max((share * total - weights) / bytes_a_token, _LEAST_TOKENS)
+    fitting = max((share * total - weights) / bytes_a_token, 1.0)
     # two digits: a measurement that differs a little from run to run still gives the same number
-    chosen = max(_rounded_down(fitting), longest)
+    chosen = max(_rounded_down(fitting), _LEAST_TOKENS, longest)
     log.info(
         "train: micro_batch_tokens auto: %s tokens (%.0f KB each, %.1f GB %s; steps with more use gradient caching)",
         f"{chosen:,}", bytes_a_token / 1e3, total / 1e9, "on the card" if on_card else "for this process",
