@@ -56,8 +56,8 @@ def model_card(config: JobConfig, encoder: Encoder, measured: Measured) -> str:
 def _what_it_is(config: JobConfig, measured: Measured) -> str:
     report = measured.report
     if report["model"]["base_weights"] == report["model"]["tuned_weights"]:
-        heads = f", with the {_and(measured.started)} as training started from" if measured.started else ""
-        return f"**These are the weights of {_base_link(config)}**{heads}: no checkpoint of the training was better on dev."
+        heads = f", with the {_and(measured.started)} that training started from" if measured.started else ""
+        return f"**These are the weights of {_base_link(config)}**{heads}: no checkpoint was better on dev."
     made = f"{_base_link(config)} fine-tuned for retrieval on *{config.data.name}* with bgetune."
     return " ".join([made, *(str(line) for line in report["headline"])])
 
@@ -124,19 +124,18 @@ def _how_measured(config: JobConfig, encoder: Encoder, measured: Measured) -> st
         "interval is a 95 % bootstrap over queries, p is from a paired randomisation test. Training saw no guard."
     ]
     if len(encoder.heads) > 1:
-        ranked = f"the {config.eval.candidates} best passages of {' and of '.join(_candidates_of(encoder))}"
-        if "multi_vector" in encoder.heads:
-            every = config.eval.multi_vector == "full"
-            lines.append("`multi_vector` scores every passage." if every else f"`multi_vector` re-ranks {ranked}.")
-        lines.append(f"`hybrid` ranks {ranked} by {_hybrid(config, encoder.heads)}, `hybrid_rrf` by reciprocal ranks.")
+        everything = config.eval.multi_vector == "full"
+        ranking = ["multi_vector"] if "multi_vector" in encoder.heads and not everything else []
+        ranking = [f"`{name}`" for name in (*ranking, "hybrid", "hybrid_rrf")]
+        found_by = " and ".join(f"`{head}`" for head in encoder.heads if head != "multi_vector")
+        lines.append(
+            f"{', '.join(ranking[:-1])} and {ranking[-1]} rank the {config.eval.candidates} best passages of "
+            f"{found_by}: `hybrid` by {_hybrid(config, encoder.heads)}, `hybrid_rrf` by the heads' reciprocal ranks."
+        )
     if measured.started:
         heads = _and(measured.started)
-        lines.append(f"The base model has no {heads}; base is measured with what training started from.")
+        lines.append(f"The base model lacks the {heads}; base is measured with what training started from.")
     return " ".join(lines)
-
-
-def _candidates_of(encoder: Encoder) -> list[str]:
-    return [head for head in ("dense", "sparse") if head in encoder.heads]
 
 
 def _hybrid(config: JobConfig, heads: Sequence[Head]) -> str:
@@ -158,7 +157,7 @@ def _training(config: JobConfig, encoder: Encoder, measured: Measured) -> list[s
     elif encoder.heads != ("dense",):
         lines.append(f"The {_and(trained)} was trained.")
     if still := [head for head in encoder.heads if head not in trained]:
-        lines.append(f"Not trained: the {_and(still)}; what they read, the encoder, was.")
+        lines.append(f"Not trained: the {_and(still)}{'' if train.freeze == 'encoder' else '; the encoder below was'}.")
     if measured.started:
         lines.append(f"The {_and(measured.started)} started in closed form from the corpus, not at random.")
     if train.lora.rank:
@@ -234,8 +233,9 @@ def _usage_of_heads(config: JobConfig, encoder: Encoder) -> list[str]:
         names = " and ".join(f"`{_LAYERS[head]}`" for head in asked)
         why = "it needs a CLS token" if len(held) == 2 else "without both heads' files it takes random weights for both"
         parts.append(
-            f"The {_and(asked)} is in `{HEADS_FILE}` ({names}: weight and bias of a linear layer on the last hidden "
-            f"states). FlagEmbedding's `BGEM3FlagModel` cannot read this folder: {why}."
+            f"The {_and(asked)} {'is' if len(asked) == 1 else 'are'} in `{HEADS_FILE}`, as weight and bias of {names}: "
+            "a linear layer on the last hidden states. FlagEmbedding's `BGEM3FlagModel` cannot read this folder: "
+            f"{why}."
         )
     if carried := [head for head in held if head not in encoder.heads]:
         parts.append(f"The base model's {_and(carried)} came along, neither trained nor measured.")
@@ -272,7 +272,13 @@ def _numpy(spec: EncoderSpec) -> str:
 
 
 def _similarity(spec: EncoderSpec, query: str, passage: str) -> str:
-    """Python that scores two vectors as the model's similarity has it."""
+    """Python that scores two vectors as the model's similarity has it.
+
+    >>> _similarity(EncoderSpec("cls", True, "cosine", "", "", 64, 256), "q", "p")  # of length 1
+    'q @ p'
+    >>> _similarity(EncoderSpec("cls", False, "cosine", "", "", 64, 256), "q", "p")
+    'q @ p / (np.linalg.norm(q) * np.linalg.norm(p))'
+    """
     if spec.similarity == "euclidean":
         return f"-np.linalg.norm({query} - {passage})"
     product = f"{query} @ {passage}"

@@ -101,9 +101,10 @@ def flag_model_reads(encoder: Encoder) -> bool:
 
 
 def compare_readers(folder: Path, encoder: Encoder, texts: Sequence[str] = SAMPLE) -> dict[str, float]:
-    """Largest absolute difference from what we give, for each reader that can express this model, head by head.
+    """Largest difference from what we give, for each reader that can express this model, head by head.
 
-    Infinite where a reader gives another number of vectors; NaN where it, or we, give NaN.
+    Absolute, or relative where there are numbers above 1, as in vectors that are not of length 1. Infinite where a
+    reader gives another number of vectors; NaN where it, or we, give NaN.
     """
     encoder = encoder.to("cpu")
     texts = read_alike(encoder, texts)
@@ -131,15 +132,22 @@ def _compare_m3(theirs: dict[str, Any], ours: list[Representations], heads: Sequ
 
 
 def _largest(theirs: np.ndarray, ours: np.ndarray) -> float:
-    return float(np.abs(theirs - ours).max(initial=0.0)) if theirs.shape == ours.shape else float("inf")
+    """The largest difference, as a share of our largest number where that is above 1: float32 has seven digits.
+
+    >>> _largest(np.array([0.5, 0.25]), np.array([0.5, 0.5])), _largest(np.array([15.0]), np.array([20.0]))
+    (0.25, 0.25)
+    """
+    if theirs.shape != ours.shape:
+        return float("inf")
+    return float(np.abs(theirs - ours).max(initial=0.0)) / max(1.0, float(np.abs(ours).max(initial=0.0)))
 
 
 def _sparse_difference(theirs: dict[str, float], ours: SparseRows) -> float:
     """Over the tokens that either has; a token that is left out weighs 0."""
     told = {int(token): float(weight) for token, weight in theirs.items()}
     weights = dict(zip(ours.ids.tolist(), ours.weights.tolist(), strict=True))
-    # np.max, unlike max, keeps a NaN
-    return float(np.max([abs(told.get(t, 0.0) - weights.get(t, 0.0)) for t in told | weights], initial=0.0))
+    both = np.array([[told.get(token, 0.0), weights.get(token, 0.0)] for token in told | weights]).reshape(-1, 2)
+    return _largest(both[:, 0], both[:, 1])
 
 
 def difference_table(differences: dict[str, float]) -> str:

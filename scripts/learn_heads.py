@@ -1,7 +1,8 @@
 """What training gives each head: base, tuned without and with self-distillation, over several seeds.
 
     python scripts/learn_heads.py --config configs/quickstart.yaml
-    python scripts/learn_heads.py --config scripts/medquad.yaml --model.heads '[dense, sparse, multi_vector]'
+    python scripts/learn_heads.py --config scripts/medquad.yaml --model.heads '[dense, sparse, multi_vector]' \\
+        --passages 4000 --test_queries 400
 
 The data are prepared and mined once, as `bgetune adapt` does it. Then each variant is trained on them from the same
 start and measured on the test split, every passage of the corpus searched; there is no choice by dev, so that variants
@@ -10,6 +11,7 @@ differ in nothing else. Each result is added to OUTPUT/learn.jsonl; what is ther
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import statistics
@@ -27,13 +29,12 @@ import torch
 import bgetune  # noqa: F401 - sets what libgomp reads when torch is imported
 from bgetune.config import JobConfig
 from bgetune.config_io import parse_job
-from bgetune.data import read_retrieval_set
+from bgetune.data import RetrievalSet, read_retrieval_set, write_retrieval_set
 from bgetune.encoder import Encoder
 from bgetune.metrics import means, per_query
 from bgetune.progress import progress
 from bgetune.run import Run, open_run
 from bgetune.search import retrievers_of, search, search_bm25
-from bgetune.stages import stage_named
 from data_prep.__main__ import main as data_prep
 from train import checkpoint
 from train.dataset import batch_at, load_training_set
@@ -45,7 +46,30 @@ from train.trainer import _step_seed, total_steps
 
 def add_options(parser: jsonargparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=list[int], default=[0, 1, 2], help="Training seeds.")
+    parser.add_argument("--passages", type=int | None, default=None, help="Keep so many passages of the domain.")
+    parser.add_argument("--test_queries", type=int | None, default=None, help="Keep so many test queries.")
     parser.add_argument("--update", action="store_true", help="Accept a changed configuration for an existing output.")
+
+
+def shrink(folder: Path, passages: int, test_queries: int) -> None:
+    """Cut a set down, by hash: test queries, their positives, and passages that answer train queries or none."""
+    data = read_retrieval_set(folder)
+    tested = sorted(data.qrels["test"], key=_hash)[:test_queries]
+    kept = {passage_id for query_id in tested for passage_id in data.qrels["test"][query_id]}
+    others = [i for i in sorted(data.corpus.ids, key=_hash) if i not in kept]
+    kept |= set(others[: passages - len(kept)])
+    qrels = {"test": {query_id: data.qrels["test"][query_id] for query_id in tested}}
+    for split in ("train", "dev"):
+        judged = data.qrels[split]
+        qrels[split] = {q: found for q, found in judged.items() if all(passage_id in kept for passage_id in found)}
+    wanted = {query_id for judged in qrels.values() for query_id in judged}
+    corpus = data.corpus.take([i for i, passage_id in enumerate(data.corpus.ids) if passage_id in kept])
+    queries = data.queries.take([i for i, query_id in enumerate(data.queries.ids) if query_id in wanted])
+    write_retrieval_set(folder, RetrievalSet(corpus, queries, qrels))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def measured(encoder: Encoder, config: JobConfig, run: Run, label: str) -> dict[str, float]:
@@ -126,8 +150,11 @@ def main() -> None:
     with open_run(config, own["update"]) as run:
         pass
     for stage in ("prepare", "mine"):
-        if not run.manifest(stage).exists() and data_prep([stage, "--config", str(run.config_file)]):
-            raise SystemExit(f"{stage_named(stage).name} failed")
+        if not run.manifest(stage).exists():
+            if data_prep([stage, "--config", str(run.config_file)]):
+                raise SystemExit(f"{stage} failed")
+            if stage == "prepare" and own["passages"]:
+                shrink(run.data(config.data.name), own["passages"], own["test_queries"])
     keep_freed_memory()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {config.output}")
     print(table(run_all(config, run, own["seeds"])))

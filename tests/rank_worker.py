@@ -178,7 +178,7 @@ def error_of(case: Case, folder: Path) -> str:
 def run_all(folder: Path, out: Path) -> None:
     """Every case, by all ranks of the process group; rank 0 saves what they found."""
     check_gather()
-    saved = {}
+    saved: dict[str, Tensor] = {}
     for name, case in CASES.items():
         found = case.run(folder)
         tensors = {f"{name}: {key}": value for key, value in {**found.figures, **found.gradients}.items()}

@@ -34,7 +34,7 @@ def measured(tmp_path: Path, model: dict[str, Any] | None = None, **export: Any)
     tuned = tiny.model(tmp_path / "tuned", seed=5)
     Encoder.load_folder(tuned, job.config.model).save(job.run.best)
     scores = {"base": {"ndcg@10": 0.5}, "tuned": {"ndcg@10": 0.5512}, "gain": {"ndcg@10": GAIN}}
-    found = {"role": "domain", "n_queries": 1234, "n_docs": 60, "retrievers": {"dense": scores}}
+    found = {"role": "domain", "n_queries": 1234, "decided_by": "dense", "retrievers": {"dense": scores}}
     found["retrievers"]["bm25"] = {"base": {"ndcg@10": 0.4321}}  # type: ignore[index]
     hashes = {"base_weights": "a", "tuned_weights": "b"}
     write_json(job.run.report / "report.json", {"sets": {"clinic": found}, "headline": ["Better."], "model": hashes})
@@ -125,9 +125,10 @@ def test_the_card_says_what_was_measured_and_how(tmp_path):
     front = yaml.safe_load(card.split("---")[1])
     assert (front["license"], front["library_name"]) == ("mit", "sentence-transformers")
     assert "base_model" not in front  # a folder's name is no Hub id
-    row = "| clinic | domain | 1,234 | dense | 0.5000 | 0.5512 | +0.0512 | +0.0104 to +0.0921 | 0.0021 |"
-    assert row in card
+    assert "**clinic** (domain): 1,234 queries" in card
+    assert "| dense | 0.5000 | 0.5512 | +0.0512 | +0.0104 to +0.0921 | 0.0021 |" in card
     assert "| bm25 | 0.4321 |" in card
+    assert not re.search("hybrid|sparse", re.sub(r"(?s)```yaml.*```", "", card))
     assert "40 queries with 160 mined hard negatives" in card
     assert weights_files_hash(job.run.best) in card
     # the configuration in it is the very job
@@ -137,19 +138,32 @@ def test_the_card_says_what_was_measured_and_how(tmp_path):
     assert load_job(tmp_path / "from_card.yaml") == job.config
 
 
-def test_the_cards_code_runs_and_gives_our_scores(tmp_path, capsys):
-    job = exported(tmp_path, {"query_instruction": "what does the "})
+@pytest.mark.parametrize(
+    ("model", "score"),
+    [
+        ({"query_instruction": "what does the "}, lambda q, p: q @ p),
+        ({"pooling": "mean", "normalize": False, "similarity": "euclidean"}, lambda q, p: -np.linalg.norm(q - p)),
+    ],
+    ids=["bge", "euclidean"],
+)
+def test_the_cards_code_runs_and_gives_our_scores(tmp_path, capsys, model, score):
+    job = exported(tmp_path, model)
     snippets = re.findall(r"```python\n(.*?)```", (job.run.export / "README.md").read_text(), re.DOTALL)
     assert len(snippets) == 2
     assert "SentenceTransformer" in snippets[0]
     assert "FlagModel" in snippets[1]
-    expected = float((ours(job, ["a question"], "query") @ ours(job, ["a passage"], "passage").T)[0, 0])
+    # in the tiny model's words
+    words = {"PATH_OR_ID": str(job.run.export), "a question": "heart pain", "a passage": "the drug for the lung"}
+    expected = float(score(ours(job, ["heart pain"], "query")[0], ours(job, ["the drug for the lung"], "passage")[0]))
     for snippet in snippets:
         capsys.readouterr()
-        exec(compile(snippet.replace("PATH_OR_ID", str(job.run.export)), "card", "exec"), {})
+        for there, here in words.items():
+            snippet = snippet.replace(there, here)
+        exec(compile(snippet, "card", "exec"), {})
         number = re.search(r"-?\d+\.\d+", capsys.readouterr().out)
         assert number is not None
         assert float(number[0]) == pytest.approx(expected, abs=1e-4)
+    assert abs(expected) > 0.1
 
 
 @pytest.mark.parametrize(("dtype", "torch_dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
@@ -173,7 +187,7 @@ def test_a_reader_with_other_vectors_stops_the_export(tmp_path, monkeypatch, cap
     assert main(["export", *job.words]) == 2
     error = only_error(capsys)
     name = {"_sentence_transformers": "sentence-transformers", "_flag_embedding": "FlagEmbedding"}
-    assert error.startswith(f"error: export: the vectors of {name.get(reader, 'transformers')} differ from ours by ")
+    assert error.startswith(f"error: export: what {name.get(reader, 'transformers')} gives differs from ours by ")
     assert not job.run.export.exists()
     assert not list(job.run.root.glob(".export*"))
     assert not job.run.manifest("export").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bgetune.config import HEADS, Head, TrainConfig
+from bgetune.config import HEADS, Head, LoraConfig, TrainConfig
 from bgetune.encoder import Encoder
 from tests import tiny
 from tests.rank_worker import CONFIG, MIXED, UNEQUAL, Found, batch_of, gradients_of, load, run_step
@@ -22,8 +23,7 @@ from train.encoding import StepEncoding
 from train.model import set_up
 from train.objective import Temperatures
 
-SETS: list[tuple[Head, ...]] = [*((head,) for head in HEADS), ("dense", "sparse"), HEADS]
-each_set = pytest.mark.parametrize("heads", SETS, ids="+".join)
+SETS: list[tuple[Head, ...]] = [*((head,) for head in HEADS), ("dense", "sparse")]
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "no distillation": {"self_distillation": False},
@@ -35,6 +35,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "margin": {"false_negative_margin": 0.1},
     "own negatives only": {"in_batch_negatives": False},
     "triplet": {"triplet_weight": 0.5, "triplet_margin": 0.3},
+}
+MANY = {
+    "teacher": "kl_div",
+    "learn_temperature": True,
+    "matryoshka_dims": (4, 8),
+    "query_negatives": True,
+    "false_negative_margin": 0.1,
+    "triplet_weight": 0.5,
 }
 
 
@@ -80,14 +88,17 @@ def soft_cross_entropy(row: Tensor, teacher: Tensor, columns: list[int]) -> Tens
 
 def contrast(logits: Tensor, allowed: list[list[int]], batch: Batch, config: TrainConfig) -> Tensor:
     """One head's InfoNCE, or what the teacher makes of it; `allowed`: each query's columns."""
-    rows, ends = [], [*batch.target[1:], len(batch.passages)]
+    rows: list[Tensor] = []
+    ends = [*batch.target[1:], len(batch.passages)]
     teacher = torch.tensor(batch.teacher, dtype=logits.dtype)
     for row, target, end, columns in zip(logits, batch.target, ends, allowed, strict=True):
         group = [column for column in range(target, end) if column in columns]
         loss = row[columns].logsumexp(0) - row[target]
         if config.query_negatives:
             column, me = logits[:, target], len(rows)
-            others = [i for i, own in enumerate(batch.target) if own != target and (i, target) not in batch.false_negatives]
+            others = [
+                i for i, own in enumerate(batch.target) if own != target and (i, target) not in batch.false_negatives
+            ]
             loss = (loss + column[[me, *others]].logsumexp(0) - column[me]) / 2
         if config.teacher == "kl_div":
             loss = loss + soft_cross_entropy(row, teacher, group)
@@ -105,7 +116,9 @@ def naive_loss(
     queries = [alone(encoder, ids) for ids in encoder.tokenize(batch.queries, "query")[0]]
     passages = [alone(encoder, ids) for ids in encoder.tokenize(batch.passages, "passage")[0]]
     of = {head: getattr(config, head) for head in heads}
-    scores = {head: torch.stack([torch.stack([score(head, q, p) for p in passages]) for q in queries]) for head in heads}
+    scores = {
+        head: torch.stack([torch.stack([score(head, q, p) for p in passages]) for q in queries]) for head in heads
+    }
     logits = {head: temperatures.divide(scores[head], head) for head in heads}
     weights = {head: of[head].ensemble_weight if len(heads) > 1 else 1.0 for head in heads}
     ensemble = torch.stack([weights[head] * logits[head] for head in heads]).sum(0)
@@ -202,7 +215,121 @@ def assert_all_the_same(encoder: Encoder, batch: Batch, config: TrainConfig, hea
     assert_same(whole.gradients, gradients)
 
 
-@each_set
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
-def test_cached_in_one_graph_and_by_the_formulas(encoder, heads, options):
+def test_cached_in_one_graph_and_by_the_formulas(encoder: Encoder, options: dict[str, Any]) -> None:
+    assert_all_the_same(encoder, MIXED, replace(CONFIG, **options), HEADS)
+
+
+@pytest.mark.parametrize("heads", SETS, ids="+".join)
+@pytest.mark.parametrize("options", [{}, MANY], ids=["plain", "many options"])
+def test_every_head_alone_and_a_pair(encoder: Encoder, heads: tuple[Head, ...], options: dict[str, Any]) -> None:
     assert_all_the_same(encoder, MIXED, replace(CONFIG, **options), heads)
+
+
+texts = st.lists(st.sampled_from(["heart", "lung", "pain", "the", "and", "unheard"]), min_size=1, max_size=12).map(
+    " ".join
+)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Batch:
+    """Few words, so that texts repeat and words repeat within them; each query has a negative of its own."""
+    count = draw(st.integers(2, 4))
+    groups = [draw(st.lists(texts, min_size=2, max_size=3)) for _ in range(count)]
+    queries = [draw(texts) for _ in range(count)]
+    # one pair whose overlap is large: a step without any lexical weight is refused
+    queries[0], groups[0][0] = " ".join(tiny.TOPICS), " ".join(tiny.WORDS + tiny.TOPICS)
+    batch = batch_of(queries, groups)
+    pairs = st.tuples(st.integers(0, count - 1), st.integers(0, len(batch.passages) - 1))
+    masked = draw(st.sets(pairs.filter(lambda pair: batch.owner[pair[1]] != pair[0]), max_size=4))
+    return replace(batch, false_negatives=sorted(masked))
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches(), st.sampled_from([*SETS, HEADS]), st.sampled_from([*OPTIONS.values(), MANY]))
+def test_whatever_the_texts(encoder: Encoder, batch: Batch, heads: tuple[Head, ...], options: dict[str, Any]) -> None:
+    assert_all_the_same(encoder, batch, replace(CONFIG, **options), heads)
+
+
+def test_very_unequal_lengths(encoder: Encoder) -> None:
+    assert_all_the_same(encoder, UNEQUAL, CONFIG, HEADS)
+
+
+# -- dropout, frozen parts, adapters, checkpointing, autocast
+
+
+class OneGraph(StepEncoding):
+    """The same micro-batches, hence the same dropout masks, in one graph."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.cached = False
+
+
+def cached_and_not(monkeypatch: pytest.MonkeyPatch, encoder: Encoder, **options: Any) -> tuple[Found, Found]:
+    cached = run_step(encoder, MIXED, CONFIG, micro_batch_tokens=40, **options)
+    monkeypatch.setattr("train.step.StepEncoding", OneGraph)
+    whole = run_step(encoder, MIXED, CONFIG, micro_batch_tokens=40, **options)
+    monkeypatch.undo()
+    assert cached.encoding.cached
+    assert not whole.encoding.cached
+    assert len(cached.encoding.packed) == len(whole.encoding.packed) > 2
+    return cached, whole
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_dropout_is_replayed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, attention: str, checkpointing: bool
+) -> None:
+    encoder = load(folder).train()
+    encoder.use_attention(attention)
+    set_up(encoder, TrainConfig(gradient_checkpointing=checkpointing))
+    cached, whole = cached_and_not(monkeypatch, encoder, seed=1)
+    torch.testing.assert_close(cached.figures["loss"], whole.figures["loss"], rtol=1e-9, atol=0)
+    assert_same(cached.gradients, whole.gradients)
+    again, other = (run_step(encoder, MIXED, CONFIG, micro_batch_tokens=40, seed=seed) for seed in (1, 2))
+    assert_same(again.gradients, cached.gradients, tolerance=0)
+    assert other.figures["loss"] != cached.figures["loss"]
+
+
+@pytest.mark.parametrize(
+    ("options", "frozen"),
+    [
+        ({"freeze": "encoder", "learn_temperature": True}, "encoder.backbone."),
+        ({"freeze": "encoder", "heads": ("sparse",)}, "encoder.(backbone|layers.colbert)"),
+        ({"freeze": "encoder", "heads": ("multi_vector",)}, "encoder.(backbone|layers.sparse)"),
+        ({"freeze": "embeddings"}, "encoder.backbone.embeddings.word_embeddings"),
+        ({"freeze": "embeddings", "gradient_checkpointing": True}, "encoder.backbone.embeddings.word_embeddings"),
+        ({"gradient_checkpointing": True}, "nothing"),
+        ({"heads": ("dense",)}, "encoder.layers"),
+        ({"lora": LoraConfig(rank=2)}, r"encoder.backbone(?!.*\.lora_)"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, dict) else "",
+)
+def test_what_is_frozen_has_no_gradient_and_the_rest_is_the_same(
+    folder: Path, options: dict[str, Any], frozen: str
+) -> None:
+    config = replace(CONFIG, dropout=0.0, **options)
+    encoder = load(folder)
+    set_up(encoder, config)
+    encoder.double().train()
+    whole = assert_cached_and_not(encoder, MIXED, config, HEADS if config.heads == "auto" else config.heads)
+    assert whole.gradients
+    names = {f"encoder.{name}" for name, _ in encoder.named_parameters()}
+    left_out = {name for name in names if re.match(frozen, name)}
+    assert {name for name in whole.gradients if name in names} == names - left_out
+
+
+def test_autocast_loses_no_gradient(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps cast weights: those of the pass without a graph have none."""
+    encoder = load(folder, torch.float32).eval()
+    bf16 = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    cached, whole = cached_and_not(monkeypatch, encoder, precision=bf16)
+    exact = run_step(encoder, MIXED, CONFIG)
+    assert cached.gradients.keys() == whole.gradients.keys() == exact.gradients.keys()
+    for found, expected, tolerance in ((cached, whole, 0.02), (cached, exact, 0.5)):
+        assert found.figures["loss"] == pytest.approx(expected.figures["loss"].item(), rel=tolerance)
+        for name, gradient in expected.gradients.items():
+            if not name.endswith("key.bias"):  # rounding alone
+                assert (found.gradients[name] - gradient).norm() <= tolerance * gradient.norm(), name

@@ -16,7 +16,15 @@ from bgetune.config import HEADS, LoraConfig, ModelConfig, TrainConfig
 from bgetune.encoder import Encoder
 from tests import tiny
 from train import memory
-from train.memory import _bytes_a_token, _Kept, _rounded_down, host_memory, probe_micro_batch_tokens
+from train.memory import (
+    _BYTES_A_FROZEN_WEIGHT,
+    _BYTES_A_TRAINED_WEIGHT,
+    _bytes_a_token,
+    _Kept,
+    _rounded_down,
+    host_memory,
+    probe_micro_batch_tokens,
+)
 from train.model import set_up
 
 GB = 10**9
@@ -85,6 +93,30 @@ def test_a_token_costs_less_where_less_trains_or_is_kept(tmp_path: Path) -> None
     assert costs["adapters"] < costs["plain"]
 
 
+def test_what_comes_once_is_not_in_a_tokens_cost(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_bytes_of", lambda texts, *_: (10**6 + 700 * texts * 64, 10**9))
+    assert cost(encoder, 64) == 700
+    monkeypatch.setattr(memory, "_bytes_of", lambda texts, *_: (700 * texts * 64, 10**9 + 900 * texts * 64))
+    assert cost(encoder, 64) == 900
+    assert cost(encoder, 2000) == (10**9 + 900 * 64) / 2000  # one text alone
+
+
+def test_copies_in_half_precision_are_no_cost_of_tokens(tmp_path: Path) -> None:
+    """Autocast makes them once a step; a probe of few tokens would find them dear."""
+    encoder = load(tiny.m3(tmp_path))
+    bf16 = _bytes_a_token(encoder, HEADS[:1], lambda: torch.autocast("cpu", torch.bfloat16), 8)
+    assert bf16 < cost(encoder, 8, HEADS[:1])
+
+
+def test_the_probe_is_padded_as_batches_are(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    masks: list[torch.Tensor] = []
+    forward = encoder.forward
+    monkeypatch.setattr(encoder, "forward", lambda ids, mask, heads: (masks.append(mask), forward(ids, mask, heads))[1])
+    cost(encoder, 16)
+    assert [mask.shape for mask in masks] == [(4, 16), (1, 16)]
+    assert all((mask.sum(dim=1) == 15).all() for mask in masks)
+
+
 def test_the_probe_counts_a_storage_once_and_weights_never() -> None:
     weight = torch.ones(8, 8, requires_grad=True)
     values = torch.ones(4, 8, requires_grad=True)
@@ -107,7 +139,7 @@ def test_the_probe_leaves_no_trace(encoder: Encoder) -> None:
 
 
 def test_the_choice_is_memory_over_cost(encoder: Encoder, machine: dict[str, int]) -> None:
-    weights = 16 * sum(parameter.numel() for parameter in encoder.parameters())
+    weights = _BYTES_A_TRAINED_WEIGHT * sum(parameter.numel() for parameter in encoder.parameters())
     assert chosen(encoder) == _rounded_down((0.4 * 4 * GB - weights) / cost(encoder))
     assert chosen(encoder, ranks=2) == _rounded_down((0.4 * 2 * GB - weights) / cost(encoder))
     machine["bytes"] = 8 * GB
@@ -122,7 +154,7 @@ def test_frozen_weights_take_less_room(tmp_path: Path, machine: dict[str, int]) 
         on: sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad == on)
         for on in (True, False)
     }
-    room = 0.4 * 10 * 10**6 - 16 * numbers[True] - 4 * numbers[False]
+    room = 0.4 * 10 * 10**6 - _BYTES_A_TRAINED_WEIGHT * numbers[True] - _BYTES_A_FROZEN_WEIGHT * numbers[False]
     assert room > 0
     assert chosen(encoder) == _rounded_down(room / cost(encoder))
 

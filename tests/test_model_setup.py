@@ -211,6 +211,17 @@ def test_saved_adapters_are_merged_into_a_plain_model(m3: Path, tmp_path: Path) 
     torch.testing.assert_close(states[mask.bool()], theirs[mask.bool()], rtol=0, atol=1e-5)
 
 
+def test_adapters_change_their_attention_as_plain_models_do(m3: Path) -> None:
+    encoder = with_adapters(m3)
+    shake_adapters(encoder)
+    before = outputs(encoder)
+    for name in ("eager", "sdpa"):
+        encoder.use_attention(name)
+        assert encoder.attention == name
+        for head, value in outputs(encoder).items():
+            torch.testing.assert_close(value, before[head])
+
+
 def test_only_the_named_layers_are_adapted(m3: Path) -> None:
     names = names_that_train(with_adapters(m3, target_modules=("query", "value"))) - HEAD_NAMES
     assert {name.split(".lora_")[0].rpartition(".")[2] for name in names} == {"query", "value"}

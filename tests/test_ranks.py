@@ -46,7 +46,7 @@ def found_by(file: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_figures_and_gradients_are_those_of_one_process(folder, launched, name):
+def test_figures_and_gradients_are_those_of_one_process(folder: Path, launched: Path, name: str) -> None:
     one = CASES[name].run(folder)
     expected = {**one.figures, **one.gradients}
     assert "encoder.backbone.unused" not in expected
@@ -63,12 +63,12 @@ def test_figures_and_gradients_are_those_of_one_process(folder, launched, name):
             assert (found[key] - value).norm() <= tolerance * value.norm() + floor, key
 
 
-def test_twice_the_same_bytes(launched):
+def test_twice_the_same_bytes(launched: Path) -> None:
     assert (launched / "2-0.safetensors").read_bytes() == (launched / "2-1.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("ranks", ["2-0", "4"])
-def test_each_process_needs_a_query(launched, ranks):
+def test_each_process_needs_a_query(launched: Path, ranks: str) -> None:
     with safe_open(launched / f"{ranks}.safetensors", "pt") as file:
         message = file.metadata()["too_few"]
     assert message == f"train.batch_size: a step needs a query for each of the {ranks[0]} processes; raise it"
@@ -76,7 +76,7 @@ def test_each_process_needs_a_query(launched, ranks):
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=40), st.integers(1, 8))
-def test_every_text_is_dealt_once_and_tokens_are_balanced(lengths, ranks):
+def test_every_text_is_dealt_once_and_tokens_are_balanced(lengths: list[int], ranks: int) -> None:
     dealt = shares(lengths, ranks)
     assert sorted(text for texts in dealt for text in texts) == list(range(len(lengths)))
     tokens = [sum(lengths[text] for text in texts) for texts in dealt]
@@ -84,12 +84,12 @@ def test_every_text_is_dealt_once_and_tokens_are_balanced(lengths, ranks):
     assert len(lengths) < ranks or all(dealt)
 
 
-def test_with_one_process_there_is_nothing_to_gather():
+def test_with_one_process_there_is_nothing_to_gather() -> None:
     whole = made_up([2, 0, 1])
     torch.testing.assert_close(flat(gather(whole, [[0, 1, 2]])), flat(whole), rtol=0, atol=0)
 
 
-def test_a_whole_training_run_is_that_of_one_process(tmp_path):
+def test_a_whole_training_run_is_that_of_one_process(tmp_path: Path) -> None:
     """In float32, and with gradient caching; AdamW makes the most of every rounding."""
     lines, best = [], []
     for ranks in (1, 2):
@@ -103,10 +103,12 @@ def test_a_whole_training_run_is_that_of_one_process(tmp_path):
             torchrun(ranks, "-m", "train", *job.words)
         lines.append(jobs.jsonl(job.run.train_log))
         best.append(read_json(job.run.best / "best.json"))
-    assert best[1] == pytest.approx(best[0], rel=1e-4)
-    assert len(lines[0]) == 6 + 3
+    assert set(lines[1][1]) > {"loss", "loss/ensemble", "distillation/sparse", "grad_norm"}
     rank_alone = {"tokens", "padding_share", "cached"}
-    for found, expected in zip(*reversed(lines), strict=True):
+    for found, expected in zip([*lines[1], best[1]], [*lines[0], best[0]], strict=True):
         assert found.keys() == expected.keys()
         for key in expected.keys() - rank_alone:
-            assert found[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-6), (key, expected["step"])
+            close = (
+                expected[key] if isinstance(expected[key], str) else pytest.approx(expected[key], rel=1e-4, abs=1e-6)
+            )
+            assert found[key] == close, (key, expected["step"])

@@ -21,8 +21,8 @@ log = logging.getLogger("bgetune")
 
 # Of the memory there is: the rest is for scores, for what other programs do, and for what a probe does not see.
 _SHARE_OF_HOST, _SHARE_OF_CARD = 0.4, 0.8
-# Weights, gradients, and AdamW's two moments, in float32.
-_BYTES_A_TRAINED_WEIGHT, _BYTES_A_FROZEN_WEIGHT = 16, 4
+# Weights, gradients, and AdamW's two moments, in float32; and under autocast a copy in half precision.
+_BYTES_A_TRAINED_WEIGHT, _BYTES_A_FROZEN_WEIGHT = 18, 6
 _PROBE_TOKENS, _LEAST_TOKENS = 2048, 256
 
 
@@ -65,9 +65,22 @@ def _rounded_down(value: float) -> int:
 
 
 def _bytes_a_token(encoder: Encoder, heads: Sequence[Head], precision: Precision, longest: int) -> float:
+    """What the other texts add to one text's graph: what comes once, such as the weights' gradients, is not in it."""
     texts = max(1, min(_PROBE_TOKENS, 4 * longest) // longest)
+    several = _bytes_of(texts, encoder, heads, precision, longest)
+    one = _bytes_of(1, encoder, heads, precision, longest) if texts > 1 else (0, 0)
+    # of small probes the card's peak is where the gradients are, and tells nothing; what the graph keeps always counts
+    needed = max(more - less for more, less in zip(several, one, strict=True))
+    return max(needed, 1) / (max(texts - 1, 1) * longest)
+
+
+def _bytes_of(
+    texts: int, encoder: Encoder, heads: Sequence[Head], precision: Precision, longest: int
+) -> tuple[int, int]:
+    """What a graph of so many texts keeps, and what it takes of the card at its peak (0 without a card)."""
     words = [i for i in range(len(encoder.tokenizer)) if i not in encoder.tokenizer.all_special_ids] or [0]
     ids, mask = encoder.pad([[words[(row + at) % len(words)] for at in range(longest)] for row in range(texts)])
+    mask[:, max(longest - 1, 1) :] = 0  # batches are padded; without a mask attention needs much less
     kept = _Kept({parameter.data_ptr() for parameter in encoder.parameters()})
     device = encoder.device
     if device.type == "cuda":
@@ -77,10 +90,10 @@ def _bytes_a_token(encoder: Encoder, heads: Sequence[Head], precision: Precision
         found = encoder(ids.to(device), mask.to(device), heads)
     loss = torch.stack([tensor.sum() for tensor in tensors_of(found).values()]).sum()
     if device.type != "cuda" or not loss.requires_grad:
-        return max(kept.total, 1) / (texts * longest)
+        return kept.total, 0
     loss.backward()
     encoder.zero_grad(set_to_none=True)
-    return max(torch.cuda.max_memory_allocated(device) - before, kept.total) / (texts * longest)
+    return kept.total, torch.cuda.max_memory_allocated(device) - before
 
 
 class _Kept:
