@@ -126,6 +126,8 @@ def _check_losses(train: TrainConfig) -> None:
         value = settings.temperature
         _require(value is None or value > 0, f"train.{head}.temperature", value, "use more than 0, or null")
     _at_least(0, "train.ensemble_loss_weight", train.ensemble_loss_weight)
+    _require(train.in_batch_negatives or not train.query_negatives, "train.query_negatives", True,
+             "other queries are in-batch negatives; leave train.in_batch_negatives on")  # fmt: skip
     dims = train.matryoshka_dims
     _require(all(d >= 1 for d in dims) and len(set(dims)) == len(dims), "train.matryoshka_dims", list(dims),
              "use different lengths of at least 1")  # fmt: skip
@@ -141,10 +143,9 @@ def _check_heads(model: ModelConfig, train: TrainConfig) -> None:
         _require(
             trained != ("dense",), "train.freeze", train.freeze, "the dense head has no weights of its own to train"
         )
-    if trained != "auto" and train.dev_retriever not in ("auto", "hybrid"):
-        name = train.dev_retriever
-        _require(name in (trained if model.heads == "auto" else model.heads), "train.dev_retriever", name,
-                 "the model has no such head")  # fmt: skip
+    name = train.dev_retriever
+    if model.heads != "auto" and name not in ("auto", "hybrid"):
+        _require(name in model.heads, "train.dev_retriever", name, f"the model's heads are {list(model.heads)}")
 
 
 def _check_eval(evaluation: EvalConfig) -> None:

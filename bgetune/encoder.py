@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bgetune.config import HEADS, Head, ModelConfig
 from bgetune.device import this_device
 from bgetune.errors import UserError
+from bgetune.files import read_json, write_json
 from bgetune.head_files import heads_state, read_heads, write_heads
 from bgetune.heads import MCLS_EVERY, HeadLayers, TokenPlan, plan_tokens
 from bgetune.layout import EncoderSpec, read_spec, write_layout
@@ -225,8 +226,8 @@ class Encoder(nn.Module):
         state = {
             name: t.detach().cpu().to(dtype) if t.is_floating_point() else t for name, t in plain.state_dict().items()
         }
-        plain.config.dtype = dtype
         plain.save_pretrained(folder, state_dict=state, safe_serialization=True)
+        _say_dtype(folder / "config.json", dtype)
         write_heads(folder, self.layers, dtype)
         if self.layers.has("sparse") and self.tokenizer.eos_token is None:
             # FlagEmbedding leaves out the lexical weight of EOS; BERT's tokenizers have one only by the name of SEP
@@ -238,6 +239,13 @@ class Encoder(nn.Module):
         self.tokenizer.model_max_length = max(self.spec.query_max_length, self.spec.passage_max_length)
         self.tokenizer.save_pretrained(folder)
         write_layout(folder, self.spec, self.width)
+
+
+def _say_dtype(path: Path, dtype: torch.dtype) -> None:
+    """transformers writes down what the model in memory is in, not what the weights are stored in."""
+    told = read_json(path)
+    key = "torch_dtype" if "torch_dtype" in told else "dtype"
+    write_json(path, {**told, key: str(dtype).removeprefix("torch.")})
 
 
 def _load_backbone(auto_model: Any, folder: Path, architecture: Any, trust: bool) -> Any:

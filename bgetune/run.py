@@ -80,6 +80,11 @@ class Run:
     def vectors(self) -> Path:
         return self.root / "vectors"
 
+    @property
+    def best_vectors(self) -> Path:
+        """Texts encoded by the best checkpoint: dev's, then those of the evaluation."""
+        return self.vectors / "best"
+
     def manifest(self, stage: str) -> Path:
         """What a finished stage was made from, and hashes of what it made."""
         return self.root / "manifests" / f"{stage}.json"

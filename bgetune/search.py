@@ -116,8 +116,11 @@ class _Searched:
 
     def fused(self, name: str, weights: Mapping[str, float]) -> Ranking:
         scores = self._candidate_scores()
-        mixed = weighted_sum(scores, weights) if name == HYBRID else reciprocal_rank(scores)
-        return best(mixed, self._rows, self._depth)
+        if name == HYBRID:
+            return best(weighted_sum(scores, weights), self._rows, self._depth)
+        # what shares no word with the query was not found by the sparse head, so it has no rank there
+        found = {head: np.where(s == 0, -np.inf, s) if head == "sparse" else s for head, s in scores.items()}
+        return best(reciprocal_rank(found), self._rows, self._depth)
 
     def _candidate_scores(self) -> dict[str, np.ndarray]:
         """Every head's exact score [Q, C] of the union of what dense and sparse found; -inf where there is none."""
@@ -138,8 +141,8 @@ class _Searched:
 def pair_scores(queries: np.ndarray, passages: np.ndarray, rows: np.ndarray, similarity: Similarity) -> np.ndarray:
     """float32 [Q, C]: scores of each query, [Q, D], with its own passages out of [N, D]; row -1 gives anything.
 
-    >>> pair_scores(np.eye(2), np.array([[0.0, 2.0], [3.0, 4.0]]), np.array([[1], [0]]), "cosine").round(3).tolist()
-    [[0.6], [1.0]]
+    >>> pair_scores(np.eye(2), np.array([[0.0, 2.0], [3.0, 4.0]]), np.array([[1], [0]]), "dot").tolist()
+    [[3.0], [2.0]]
     """
     found = np.empty(rows.shape, dtype=np.float32)
     for i, query in enumerate(queries):

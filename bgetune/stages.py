@@ -206,7 +206,8 @@ def run_stage(
         description = f"{stage.name}: {stage.what}."
         config, own = parse_job(words, prog or f"python -m {' '.join(stage.command)}", description, add_run_options)
         if not is_main_process():
-            # decides as rank 0 does: a manifest that holds stays as it is
+            # decides as rank 0 does: a manifest that holds stays as it is; and leaves the telling to it
+            log.setLevel(logging.WARNING)
             run = Run(Path(config.output))
             if stage.on_every_rank and (own["force"] or not holds(stage, config, run)):
                 body(config, run)

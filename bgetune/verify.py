@@ -204,8 +204,12 @@ class _no_progress_bars:
     """FlagEmbedding draws bars for eleven texts; tqdm reads this variable when a bar is made."""
 
     def __enter__(self) -> None:
+        self._before = os.environ.get("TQDM_DISABLE")
         os.environ["TQDM_DISABLE"] = "1"
         logging.getLogger("FlagEmbedding").setLevel(logging.ERROR)
 
     def __exit__(self, *_: object) -> None:
-        os.environ.pop("TQDM_DISABLE", None)
+        if self._before is None:
+            del os.environ["TQDM_DISABLE"]
+        else:
+            os.environ["TQDM_DISABLE"] = self._before

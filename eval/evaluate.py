@@ -45,9 +45,10 @@ def _search_all(version: str, sets: list[EvalSet], config: JobConfig, run: Run) 
     """Search every set with one version of the encoder; returns its hash, and what it ran on."""
     encoder = _load(version, config, run)
     settings = config.eval
+    cache = run.vectors if version == "base" else run.best_vectors
     for test in sets:
         found = search(
-            encoder, test.queries, test.corpus, config, retrievers_of(encoder.heads), run.vectors,
+            encoder, test.queries, test.corpus, config, retrievers_of(encoder.heads), cache,
             f"{version} {test.name}", settings.index, settings.depth,
         )  # fmt: skip
         for name, results in found.items():

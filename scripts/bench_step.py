@@ -5,7 +5,7 @@
 
 A step is: tokenized batch to gradients of all weights (no optimizer, which is the same everywhere). Times are
 interleaved in one process, the median of the ratios is printed; memory is the peak of a process that does only that
-side's steps, and what of it came after the first step began. Weights: all-MiniLM-L6-v2, random heads, the same for both.
+side's steps, and what of it came after the first step began. Weights: all-MiniLM-L6-v2, random heads alike for both.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ def run_all(folder: Path, out: Path) -> None:
     saved: dict[str, Tensor] = {}
     for name, case in CASES.items():
         found = case.run(folder)
-        tensors = {f"{name}: {key}": value for key, value in {**found.figures, **found.gradients}.items()}
+        tensors = {f"{name}: {key}": value.clone() for key, value in {**found.figures, **found.gradients}.items()}
         check_all_ranks_agree(tensors)
         caching = torch.tensor([int(found.encoding.cached)])
         dist.all_reduce(caching)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 from bgetune.config import Head, JobConfig
 from bgetune.data import RetrievalSet
@@ -25,32 +24,26 @@ class DevSet:
         self._qrels = {query_id: data.qrels["dev"][query_id] for query_id in self._queries.ids}
         self._corpus = data.corpus
         self._config, self._run = config, run
-        self._new: set[Path] = set()
-        self._of_best: set[Path] = set()
+        self._scratch = run.vectors / "dev"
         wanted = config.train.dev_retriever
         # a model whose dense head alone trains keeps its others as they were: they have nothing to tell
         self.retriever = ("hybrid" if len(trained) > 1 else trained[0]) if wanted == "auto" else wanted
 
     def evaluate(self, encoder: Encoder, step: int) -> dict[str, float]:
         """Mean metrics of the encoder as it is now."""
-        cache, label = self._run.vectors, f"dev, step {step}:"
-        before = _folders(cache)
+        # the base model's vectors serve the evaluation too; those of other steps are gone with the next
+        cache = self._scratch if step else self._run.vectors
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        label = f"dev, step {step}:"
         results = search(encoder, self._queries, self._corpus, self._config, [self.retriever], cache, label)
-        self._new = _folders(cache) - before
         return means(per_query(self._qrels, results[self.retriever]))
 
-    def settle(self, best: bool, step: int) -> None:
-        """Keep the vectors of the last evaluation if the final evaluation will want them: those of base and of best."""
-        gone = self._of_best if best else self._new
-        if best:
-            # step 0 is the base model, which stays of use when it is not the best any more
-            self._of_best = self._new if step else set()
-        for folder in gone:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _folders(cache: Path) -> set[Path]:
-    return {path for path in cache.iterdir() if path.is_dir()} if cache.is_dir() else set()
+    def settle(self, best: bool) -> None:
+        """After an evaluation: keep its vectors for the final one if the model is the best so far."""
+        if best and self._scratch.is_dir():
+            shutil.rmtree(self._run.best_vectors, ignore_errors=True)
+            self._scratch.replace(self._run.best_vectors)
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def _first_by_hash(ids: list[str], most: int | None) -> set[str]:

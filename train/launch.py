@@ -13,7 +13,7 @@ from datetime import timedelta
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 
-from bgetune.config import JobConfig
+from bgetune.config import Head, JobConfig, TrainConfig
 from bgetune.data import read_retrieval_set
 from bgetune.device import autocast_dtype
 from bgetune.encoder import Encoder
@@ -22,6 +22,7 @@ from bgetune.files import atomic_folder
 from bgetune.head_files import write_heads
 from bgetune.head_start import start_heads
 from bgetune.run import Run
+from bgetune.search import retrievers_of
 
 from . import checkpoint
 from .checkpoint import Progress
@@ -67,6 +68,7 @@ def make_learner(
     if config.model.overlong == "error":
         _refuse_overlong(data, encoder, run)
     heads = trained_heads(encoder, config.train)
+    _refuse_what_the_model_lacks(encoder, heads, config.train)
     temperatures = Temperatures(heads, config.train).to(encoder.device)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # the filling is to expose reads of uninitialised memory; it cost a fifth of a step
@@ -105,6 +107,19 @@ def _with_all_heads(config: JobConfig, run: Run) -> Encoder:
                 write_heads(partial, encoder.layers)
     wait_for_all()
     return Encoder.load(config.model, heads_from=folder if folder.is_dir() else None)
+
+
+def _refuse_what_the_model_lacks(encoder: Encoder, heads: tuple[Head, ...], config: TrainConfig) -> None:
+    known = retrievers_of(encoder.heads)
+    if config.dev_retriever not in ("auto", *known):
+        raise UserError(f"train.dev_retriever: {config.dev_retriever}: this model has {', '.join(known)}")
+    if config.matryoshka_dims and "dense" not in heads:
+        raise UserError("train.matryoshka_dims: the dense head does not train; see train.heads")
+    for dim in config.matryoshka_dims:
+        if dim >= encoder.width:
+            raise UserError(
+                f"train.matryoshka_dims: {dim} is not shorter than the dense vector, which has {encoder.width}"
+            )
 
 
 def _attention(config: JobConfig, encoder: Encoder) -> str:

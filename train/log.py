@@ -48,7 +48,8 @@ class TrainLog:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-            self._accelerator.end_training()
+        # on every rank: it takes the process group down
+        self._accelerator.end_training()
 
 
 def _wandb_id(output: Path) -> str:

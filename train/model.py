@@ -73,12 +73,13 @@ def parameter_groups(encoder: Encoder, temperatures: Temperatures, config: Train
     Matrices decay; biases, norms and other vectors do not. The encoder's layers learn at
     `layer_decay` ** (layers above them), its embeddings one step slower than the first layer.
     """
-    layers = 1 + max((_layer(name) for name, _ in encoder.backbone.named_parameters()), default=-1)
+    last = max((_layer(name) or 0 for name, _ in encoder.backbone.named_parameters()), default=0)
     head_scale = (config.head_learning_rate or config.learning_rate) / config.learning_rate
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in encoder.backbone.named_parameters():
         if parameter.requires_grad:
-            scale = config.layer_decay ** (layers - 1 - _layer(name))
+            layer = _layer(name)
+            scale = config.layer_decay ** (last - (last if layer is None else layer))
             groups.setdefault((scale, parameter.ndim >= 2), []).append(parameter)
     for parameter in encoder.layers.parameters():
         if parameter.requires_grad:
@@ -92,11 +93,11 @@ def parameter_groups(encoder: Encoder, temperatures: Temperatures, config: Train
     ]
 
 
-def _layer(name: str) -> int:
-    """Which layer of the encoder a parameter belongs to; -1: the embeddings, below the first.
+def _layer(name: str) -> int | None:
+    """Which layer of the encoder a parameter belongs to; -1: the embeddings, below the first; None: above the last.
 
-    >>> _layer("encoder.layer.11.attention.self.query.weight"), _layer("embeddings.word_embeddings.weight")
-    (11, -1)
+    >>> [_layer(n) for n in ("encoder.layer.11.output.dense.weight", "embeddings.LayerNorm.bias", "final_norm.weight")]
+    [11, -1, None]
     """
     match = re.search(r"\blayers?\.(\d+)\.", name)
-    return int(match[1]) if match else -1
+    return int(match[1]) if match else -1 if "embed" in name else None

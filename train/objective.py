@@ -106,8 +106,10 @@ def step_loss(
         shorter = [_contrast(temperatures.divide(s, "dense"), judged, allowed, config) for s in shortened]
         terms["loss/dense"] = torch.stack([terms["loss/dense"], *shorter]).mean()
     weights = {head: _settings(config, head).loss_weight for head in logits}
-    loss = sum((weights[head] * terms[f"loss/{head}"] for head in logits), start=torch.zeros_like(ensemble[0, 0]))
+    # a head alone is the whole loss, whatever its weight among others
+    loss = terms[f"loss/{next(iter(logits))}"]
     if several:
+        loss = torch.stack([weights[head] * terms[f"loss/{head}"] for head in logits]).sum()
         terms["loss/ensemble"] = _contrast(ensemble, judged, allowed, config)
         loss = (loss + config.ensemble_loss_weight * terms["loss/ensemble"]) / (len(logits) + 1)
         if config.self_distillation and step >= config.self_distillation_start:
@@ -136,7 +138,7 @@ def _contrast(logits: Tensor, judged: Judged, allowed: Tensor, config: TrainConf
         return m3_kd(logits, judged.teacher, judged.group & allowed, allowed)
     loss = info_nce(logits, judged.target, allowed)
     if config.query_negatives:
-        loss = (loss + passage_info_nce(logits, judged.target, judged.allowed)) / 2
+        loss = (loss + passage_info_nce(logits, judged.target, allowed)) / 2
     if config.teacher == "kl_div":
         assert judged.teacher is not None
         loss = loss + teacher_kl(logits, judged.teacher, judged.group & allowed)

@@ -7,7 +7,7 @@ rank alike, on all of the scores. Shapes: Q queries, P passages, W ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from bgetune.batching import by_length
 from bgetune.representations import Representations, SparseRows, TokenVectors, offsets_of, take
+
+_BUCKET_ELEMENTS = 2**24
 
 
 def world_size() -> int:
@@ -51,7 +53,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        summed = gradients[0].contiguous()
+        summed = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(summed)
         start = sum(ctx.counts[: rank()])
         return summed[start : start + ctx.counts[rank()]], None
@@ -146,13 +148,35 @@ def sum_gradients(shared: Iterable[torch.nn.Parameter], replicated: Iterable[tor
         return
     for parameters, scale in ((list(shared), 1.0), (list(replicated), 1.0 / world_size())):
         learning = [parameter for parameter in parameters if parameter.requires_grad]
-        for parameter, used in zip(learning, _used_anywhere(learning), strict=True):
-            # one that no rank used keeps None, as with one process: AdamW would let its weight decay
-            if used:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                dist.all_reduce(parameter.grad)
-                parameter.grad.mul_(scale)
+        # one that no rank used keeps None, as with one process: AdamW would let its weight decay
+        used = [p for p, anywhere in zip(learning, _used_anywhere(learning), strict=True) if anywhere]
+        for parameter in used:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for bucket in _buckets(used):
+            _sum_bucket([parameter.grad for parameter in bucket if parameter.grad is not None], scale)
+
+
+def _buckets(parameters: Sequence[torch.nn.Parameter]) -> Iterator[list[torch.nn.Parameter]]:
+    """Parameters in runs of about _BUCKET_ELEMENTS: a call for each of hundreds of small ones would be all waiting."""
+    bucket: list[torch.nn.Parameter] = []
+    for parameter in parameters:
+        if bucket and sum(p.numel() for p in bucket) + parameter.numel() > _BUCKET_ELEMENTS:
+            yield bucket
+            bucket = []
+        bucket.append(parameter)
+    if bucket:
+        yield bucket
+
+
+def _sum_bucket(gradients: list[Tensor], scale: float) -> None:
+    flat = torch.cat([gradient.flatten() for gradient in gradients]) if len(gradients) > 1 else gradients[0].flatten()
+    dist.all_reduce(flat)
+    flat.mul_(scale)
+    start = 0
+    for gradient in gradients:
+        gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+        start += gradient.numel()
 
 
 def _used_anywhere(parameters: Sequence[torch.nn.Parameter]) -> list[bool]:

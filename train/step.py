@@ -110,8 +110,8 @@ def loss_and_gradients(
         queries, passages, dealt_queries, dealt_passages,
         encoder.spec.similarity, config.matryoshka_dims, learner.search_dtype,
     )  # fmt: skip
-    judged = judge(batch, next(iter(scores.values())))
-    stop_without_negatives(judged.allowed if config.in_batch_negatives else judged.allowed & judged.group)
+    judged = judge(batch, next(iter(scores.values())), config.in_batch_negatives)
+    stop_without_negatives(judged.allowed)
     losses = step_loss(scores, shortened, judged, learner.temperatures, config, step)
     health = {**score_figures(scores, judged), **sparse_figures(found)}
     stop_unless_finite("loss", losses["loss"])
@@ -136,11 +136,11 @@ def _deal(token_ids: Sequence[Sequence[int]]) -> list[list[int]]:
     return shares([len(ids) for ids in token_ids], world_size())
 
 
-def judge(batch: Batch, like: Tensor) -> Judged:
+def judge(batch: Batch, like: Tensor, in_batch_negatives: bool = True) -> Judged:
     """The batch's ids as tensors of the scores' [Q, P] shape, device and type."""
     owner = torch.tensor(batch.owner, device=like.device)
     group = owner.unsqueeze(0) == torch.arange(like.shape[0], device=like.device).unsqueeze(1)
-    allowed = torch.ones_like(like, dtype=torch.bool)
+    allowed = torch.ones_like(like, dtype=torch.bool) if in_batch_negatives else group.clone()
     if batch.false_negatives:
         queries, passages = torch.tensor(batch.false_negatives, device=like.device).unbind(dim=1)
         allowed[queries, passages] = False

@@ -79,8 +79,8 @@ class Trainer:
                     self._evaluate()
                 if state.step % settings.save_every == 0:
                     self._save()
-        self._log.close()
         self._say_how_it_ended()
+        self._log.close()
 
     def _step(self) -> tuple[StepResult, float]:
         state, learner = self._progress, self._learner
@@ -116,7 +116,7 @@ class Trainer:
         score = from_main(scores.get("ndcg@10", 0.0))
         better = state.best_score is None or score > state.best_score
         log.info("dev, step %d: %s nDCG@10 %.4f%s", state.step, self._dev.retriever, score, " (best)" if better else "")
-        self._dev.settle(better, state.step)
+        self._dev.settle(better)
         if better:
             state.best_score, state.best_step, state.evaluations_since_best = score, state.step, 0
             if rank() == 0:
