@@ -116,7 +116,8 @@ class Trainer:
         score = from_main(scores.get("ndcg@10", 0.0))
         better = state.best_score is None or score > state.best_score
         log.info("dev, step %d: %s nDCG@10 %.4f%s", state.step, self._dev.retriever, score, " (best)" if better else "")
-        self._dev.settle(better)
+        if rank() == 0:
+            self._dev.settle(better)
         if better:
             state.best_score, state.best_step, state.evaluations_since_best = score, state.step, 0
             if rank() == 0:
