@@ -126,6 +126,12 @@ def _check_losses(train: TrainConfig) -> None:
         value = settings.temperature
         _require(value is None or value > 0, f"train.{head}.temperature", value, "use more than 0, or null")
     _at_least(0, "train.ensemble_loss_weight", train.ensemble_loss_weight)
+    _at_least(0, "train.false_negative_margin", train.false_negative_margin)
+    _at_least(0, "train.triplet_margin", train.triplet_margin)
+    heads = HEADS if train.heads == "auto" else train.heads
+    for weight in ("loss_weight", "ensemble_weight"):
+        some = any(getattr(getattr(train, head), weight) > 0 for head in heads)
+        _require(some, f"train.{heads[0]}.{weight}", 0.0, "some head that trains needs a weight above 0")
     _require(train.in_batch_negatives or not train.query_negatives, "train.query_negatives", True,
              "other queries are in-batch negatives; leave train.in_batch_negatives on")  # fmt: skip
     dims = train.matryoshka_dims

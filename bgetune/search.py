@@ -61,9 +61,10 @@ def search(
         A ranking for each wanted retriever.
     """
     fused = {HYBRID, RRF} & set(wanted)
-    # a head of weight 0 has no say in the hybrid, and dense always names candidates
     weights = ensemble_weights(config.train)
-    heads = tuple(h for h in encoder.heads if h == "dense" or h in wanted or fused)
+    # dense and sparse name the candidates of what re-ranks
+    reranked = fused or "multi_vector" in wanted
+    heads = encoder.heads if reranked else tuple(h for h in encoder.heads if h == "dense" or h in wanted)
     passages = encode_once(encoder, corpus, "passage", config, f"{label} passages", cache, heads)
     questions = encode_once(encoder, queries, "query", config, f"{label} queries", cache, heads)
     searched = _Searched(passages, questions, encoder.spec.similarity, index, config, depth, label)

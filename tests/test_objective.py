@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bgetune.config import HEADS, Head, HeadConfig, TrainConfig
-from train.objective import Judged, Temperatures, step_loss
+from train.objective import Judged, Temperatures, counted, step_loss
 
 SIZES = (3, 1, 4, 2)
 """Passages of each query: groups are ragged, and one query has no hard negative."""
@@ -58,7 +58,8 @@ def problem(*heads: Head, seed: int = 0, sizes: tuple[int, ...] = SIZES, shorten
 
 
 def run(p: Problem, config: TrainConfig, step: int = 0) -> dict[str, Tensor]:
-    return step_loss(p.scores, p.shortened, p.judged, Temperatures(list(p.scores), config), config, step)
+    judged = counted(p.scores, p.judged, config)
+    return step_loss(p.scores, p.shortened, judged, Temperatures(list(p.scores), config), config, step)
 
 
 def values(terms: Mapping[str, Tensor]) -> dict[str, float]:

@@ -66,7 +66,7 @@ def job(output: str = "runs/x", **evaluation: Any) -> JobConfig:
 def make_report(config: JobConfig | None = None) -> dict[str, Any]:
     improved = make_set("domain", "domain", [(3, 1), (0, 2), (1, 1), (12, 11), (5, 1), (9, 4), (2, 3), (8, 1)] * 3)
     mixed = make_set("guard", "guard", [(1, 1), (2, 1), (1, 2), (0, 0)])
-    return build_report(config or job(), [improved, mixed], {**MODEL, "precision": "float32"})
+    return build_report(config or job(), [improved, mixed], {**MODEL, "precision": "float32"}, "dense")
 
 
 def strict(text: str) -> Any:
@@ -111,13 +111,15 @@ def test_headline_claims_only_what_the_interval_shows():
     domain, guard = make_report()["headline"]
     assert domain.startswith("Domain domain: the tuned model is better. dense nDCG@10 from 0.")
     assert guard.startswith("Guard guard: no difference shown. ")
-    swapped = build_report(job(), [make_set("domain", "domain", [(1, 3)] * 20)], {**MODEL, "precision": "float32"})
+    swapped = build_report(
+        job(), [make_set("domain", "domain", [(1, 3)] * 20)], {**MODEL, "precision": "float32"}, "dense"
+    )
     assert "the tuned model is worse" in swapped["headline"][0]
     assert swapped["sets"]["domain"]["verdict"] == "worse"
 
 
 def test_one_query_and_none_found():
-    report = build_report(job(), [make_set("domain", "domain", [(0, 0)])], {**MODEL, "precision": "float32"})
+    report = build_report(job(), [make_set("domain", "domain", [(0, 0)])], {**MODEL, "precision": "float32"}, "dense")
     strict(to_json(report))
     assert "no difference shown" in report["headline"][0]
     assert "None." in to_markdown(report, Path("c.yaml"))
@@ -125,7 +127,7 @@ def test_one_query_and_none_found():
 
 def test_examples_rank_texts_and_order():
     test = make_set("domain", "domain", [(2, 1), (3, 1), (1, 0), (2, 1), (1, 1)])
-    measured = build_report(job(examples=3), [test], {**MODEL, "precision": "float32"})["sets"]["domain"]
+    measured = build_report(job(examples=3), [test], {**MODEL, "precision": "float32"}, "dense")["sets"]["domain"]
     won, lost = measured["examples"]["won"], measured["examples"]["lost"]
     assert [row["query_id"] for row in won] == ["q1", "q0", "q3"]  # equal gains by id
     assert won[0]["rank"] == {"base": 3, "tuned": 1}

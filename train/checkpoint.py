@@ -68,11 +68,21 @@ def save_best(run: Run, learner: Learner, progress: Progress, retriever: str) ->
     with atomic_folder(run.best) as partial:
         learner.encoder.save(partial)
         if learner.encoder.has_adapters:
-            learner.encoder.backbone.save_pretrained(partial / "adapter")
+            _save_adapter(learner, partial / "adapter")
         if started_heads(run).is_dir():
             shutil.copytree(started_heads(run), partial / STARTED_HEADS)
         told = {"step": progress.best_step, "retriever": retriever, "dev_ndcg@10": progress.best_score}
         write_json(partial / "best.json", told)
+
+
+def _save_adapter(learner: Learner, folder: Path) -> None:
+    """As peft writes it, but for its list of layers, which it keeps in no order, and its card, which says nothing."""
+    learner.encoder.backbone.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    told = read_json(folder / "adapter_config.json")
+    if isinstance(told["target_modules"], list):
+        told["target_modules"] = sorted(told["target_modules"])
+    write_json(folder / "adapter_config.json", told)
 
 
 def resume(folder: Path, learner: Learner) -> Progress:

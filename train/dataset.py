@@ -54,10 +54,13 @@ def load_training_set(path: Path, config: TrainConfig, query_instruction: str = 
             _refuse_without_scores(examples[-1], where, config.teacher)
     if len(examples) < config.batch_size:
         raise UserError(f"train.batch_size: {config.batch_size} is more than the {len(examples)} examples of {path}")
-    if config.batch_size == 1:
+    if config.batch_size == 1 or not config.in_batch_negatives:
         for where, example in zip(where_of, examples, strict=True):
             if not example.neg:
-                raise UserError(f"{where}: no negative, and train.batch_size 1 has no in-batch ones; use at least 2")
+                why = "train.batch_size 1 has no in-batch ones; use at least 2"
+                if config.batch_size > 1:
+                    why = "train.in_batch_negatives is off; give the line a negative, or leave it on"
+                raise UserError(f"{where}: no negative, and {why}")
     return TrainingSet(examples, _known_positives(examples))
 
 

@@ -32,7 +32,7 @@ class DevSet:
     def evaluate(self, encoder: Encoder, step: int) -> dict[str, float]:
         """Mean metrics of the encoder as it is now."""
         # the base model's vectors serve the evaluation too; those of other steps are gone with the next
-        cache = self._scratch if step else self._run.vectors
+        cache = self._scratch if step or encoder.has_adapters else self._run.vectors
         shutil.rmtree(self._scratch, ignore_errors=True)
         label = f"dev, step {step}:"
         results = search(encoder, self._queries, self._corpus, self._config, [self.retriever], cache, label)
@@ -40,9 +40,10 @@ class DevSet:
 
     def settle(self, best: bool) -> None:
         """After an evaluation: keep its vectors for the final one if the model is the best so far."""
-        if best and self._scratch.is_dir():
+        if best:
             shutil.rmtree(self._run.best_vectors, ignore_errors=True)
-            self._scratch.replace(self._run.best_vectors)
+            if self._scratch.is_dir():
+                self._scratch.replace(self._run.best_vectors)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 

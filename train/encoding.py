@@ -17,7 +17,7 @@ from bgetune.batching import pack
 from bgetune.config import Head
 from bgetune.encoder import Encoder
 from bgetune.heads import TokenPlan
-from bgetune.representations import Representations, SparseRows, TokenVectors, join, take
+from bgetune.representations import Representations, SparseRows, TokenVectors, join
 
 # Texts are packed by length into buckets of so many tokens even where a step is one graph: padding costs more
 _BUCKET_TOKENS = 8192
@@ -49,32 +49,28 @@ class StepEncoding:
     ) -> None:
         self._encoder, self._heads, self._seed, self._precision = encoder, heads, seed, precision
         self.lengths = lengths = [len(ids) for ids in token_ids]
-        self._packed = pack(lengths, min(micro_batch_tokens, _BUCKET_TOKENS))
-        in_one_graph = sum(len(rows) * max(lengths[row] for row in rows) for rows in self._packed)
-        self.cached = in_one_graph > micro_batch_tokens and len(self._packed) > 1
-        self._batches = [self._padded(rows, token_ids) for rows in self._packed]
+        self.packed = pack(lengths, min(micro_batch_tokens, _BUCKET_TOKENS))
+        in_one_graph = sum(len(rows) * max(lengths[row] for row in rows) for rows in self.packed)
+        self.cached = in_one_graph > micro_batch_tokens and len(self.packed) > 1
+        self._batches = [self._padded(rows, token_ids) for rows in self.packed]
+        self.places = torch.argsort(torch.tensor([row for rows in self.packed for row in rows])).tolist()
+        """Where each text stands in what `representations` gives."""
         self._leaves: Representations | None = None
         self._counts: list[tuple[int, int, int]] = []
-
-    @property
-    def packed(self) -> list[list[int]]:
-        """The texts of each micro-batch."""
-        return self._packed
 
     def _padded(self, rows: list[int], token_ids: Sequence[Sequence[int]]) -> MicroBatch:
         ids, mask = self._encoder.pad([token_ids[row] for row in rows])
         return MicroBatch(rows, ids, mask, self._encoder.plan(ids, mask))
 
     def representations(self) -> Representations:
-        """Of all texts, in their order; what the loss says about them reaches the weights by `backward`."""
+        """Of all texts, text i at `places[i]`; what the loss says about them reaches the weights by `backward`."""
         pieces = self._encode_all()
         joined = join(pieces)
         if self.cached:
             self._counts = [_sizes(piece) for piece in pieces]
             encoder_learns = any(parameter.requires_grad for parameter in self._encoder.backbone.parameters())
             joined = self._leaves = _as_leaves(joined, encoder_learns)
-        places = torch.argsort(torch.tensor([row for batch in self._batches for row in batch.rows]))
-        return take(joined, places.tolist())
+        return joined
 
     def _encode_all(self) -> list[Representations]:
         with torch.set_grad_enabled(not self.cached), self._precision():

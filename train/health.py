@@ -13,7 +13,7 @@ from bgetune.errors import UserError
 from bgetune.representations import Representations
 
 from .encoding import tensors_of
-from .objective import Judged
+from .objective import Judged, Temperatures
 from .ranks import sum_over_ranks
 
 log = logging.getLogger("bgetune")
@@ -56,6 +56,14 @@ def gradient_figures(own: Representations) -> dict[str, Tensor]:
         return {}
     summed = sum_over_ranks(torch.stack(list(squares.values())))
     return {f"grad_norm/{head}": value.sqrt() for head, value in zip(squares, summed, strict=True)}
+
+
+def learned_temperatures(temperatures: Temperatures) -> dict[str, Tensor]:
+    """What the learned temperatures are before this step; nothing where they are fixed."""
+    return {
+        f"temperature/{name}": torch.as_tensor(temperatures.of(name)).detach().squeeze()
+        for name in temperatures.learned
+    }
 
 
 def stop_without_negatives(allowed: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import inspect
 import logging
 import os
 import sys
@@ -32,7 +33,7 @@ from .log import start_trackers
 from .memory import probe_micro_batch_tokens
 from .model import parameter_groups, set_up
 from .objective import Temperatures, trained_heads
-from .ranks import rank, wait_for_all, world_size
+from .ranks import from_main, rank, wait_for_all, world_size
 from .step import Learner
 
 log = logging.getLogger("bgetune")
@@ -40,7 +41,7 @@ log = logging.getLogger("bgetune")
 # Rank 0 searches dev, and starts heads, while the others wait.
 _LONGEST_WAIT = timedelta(hours=6)
 # Steps whose texts the memory probe looks at for the longest.
-_PROBED_STEPS = 8
+_PROBED_STEPS = 32
 
 
 def open_accelerator(config: JobConfig, run: Run) -> Accelerator:
@@ -110,6 +111,11 @@ def _with_all_heads(config: JobConfig, run: Run) -> Encoder:
 
 
 def _refuse_what_the_model_lacks(encoder: Encoder, heads: tuple[Head, ...], config: TrainConfig) -> None:
+    if "inputs_embeds" not in inspect.signature(encoder.backbone.forward).parameters:
+        raise UserError(
+            f"model.name_or_path: {type(encoder.backbone).__name__} takes no inputs_embeds, which training needs; it "
+            "can be searched with, not trained"
+        )
     known = retrievers_of(encoder.heads)
     if config.dev_retriever not in ("auto", *known):
         raise UserError(f"train.dev_retriever: {config.dev_retriever}: this model has {', '.join(known)}")
@@ -137,15 +143,19 @@ def _micro_batch_tokens(config: JobConfig, learner: Learner, data: TrainingSet, 
     if progress.micro_batch_tokens is not None:
         return progress.micro_batch_tokens
     encoder = learner.encoder
-    longest = 0
+    longest = most = 0
     for step in range(_PROBED_STEPS):
+        of_step = 0
         batch = batch_at(step, data, config.train)
         for texts, role in ((batch.queries, "query"), (batch.passages, "passage")):
-            longest = max(longest, *(len(ids) for ids in encoder.tokenize(texts, role)[0]))
+            lengths = [len(ids) for ids in encoder.tokenize(texts, role)[0]]
+            longest, of_step = max(longest, *lengths), of_step + sum(lengths)
+        most = max(most, of_step)
     encoder.train()
     encoder.use_attention(learner.attention)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
-    return probe_micro_batch_tokens(encoder, learner.heads, learner.precision, longest, here)
+    # packing decides the dropout masks: a resumed run takes rank 0's figure for all
+    return int(from_main(probe_micro_batch_tokens(encoder, learner.heads, learner.precision, longest, most, here)))
 
 
 def _refuse_overlong(data: TrainingSet, encoder: Encoder, run: Run) -> None:

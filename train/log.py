@@ -38,8 +38,6 @@ class TrainLog:
     def write(self, step: int, values: dict[str, Any], rates: dict[str, float] | None = None) -> None:
         if self._file is None:
             return
-        if self._file is None:
-            return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         self.lines += 1

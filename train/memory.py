@@ -27,12 +27,13 @@ _PROBE_TOKENS, _LEAST_TOKENS = 2048, 256
 
 
 def probe_micro_batch_tokens(
-    encoder: Encoder, heads: Sequence[Head], precision: Precision, longest: int, ranks_here: int
+    encoder: Encoder, heads: Sequence[Head], precision: Precision, longest: int, step_tokens: int, ranks_here: int
 ) -> int:
     """Tokens whose graph fits this process's memory; says so in the log.
 
     Args:
         longest: tokens of the longest text; attention makes long texts dearer a token than short ones.
+        step_tokens: tokens of the largest step, whose token vectors stay in memory whatever is cached.
         ranks_here: processes that share this host's memory; each has a card of its own.
     """
     bytes_a_token = _bytes_a_token(encoder, heads, precision, longest)
@@ -45,7 +46,14 @@ def probe_micro_batch_tokens(
     weights = sum(
         p.numel() * (_BYTES_A_TRAINED_WEIGHT if p.requires_grad else _BYTES_A_FROZEN_WEIGHT) for p in parameters
     )
-    fitting = max((share * total - weights) / bytes_a_token, 1.0)
+    vectors = step_tokens * _vector_bytes(encoder, heads)
+    fitting = max((share * total - weights - vectors) / bytes_a_token, 1.0)
+    if fitting < longest:
+        log.warning(
+            "train: the longest text, %d tokens, may not fit: weights and a step's vectors take %.1f of %.1f GB; lower "
+            "model.passage_max_length or train.batch_size, or set train.gradient_checkpointing: true",
+            longest, (weights + vectors) / 1e9, total / 1e9,
+        )  # fmt: skip
     # two digits: a measurement that differs a little from run to run still gives the same number
     chosen = max(_rounded_down(fitting), _LEAST_TOKENS, longest)
     log.info(
@@ -53,6 +61,12 @@ def probe_micro_batch_tokens(
         f"{chosen:,}", bytes_a_token / 1e3, total / 1e9, "on the card" if on_card else "for this process",
     )  # fmt: skip
     return chosen
+
+
+def _vector_bytes(encoder: Encoder, heads: Sequence[Head]) -> int:
+    """A step's bytes a token outside of the encoder: its vector, a copy in the texts' order, and both gradients."""
+    layer = encoder.layers.colbert_linear
+    return 4 * 4 * layer.out_features if "multi_vector" in heads and layer is not None else 0
 
 
 def _rounded_down(value: float) -> int:
@@ -66,12 +80,12 @@ def _rounded_down(value: float) -> int:
 
 def _bytes_a_token(encoder: Encoder, heads: Sequence[Head], precision: Precision, longest: int) -> float:
     """What the other texts add to one text's graph: what comes once, such as the weights' gradients, is not in it."""
-    texts = max(1, min(_PROBE_TOKENS, 4 * longest) // longest)
+    texts = max(2, min(_PROBE_TOKENS, 4 * longest) // longest)
     several = _bytes_of(texts, encoder, heads, precision, longest)
-    one = _bytes_of(1, encoder, heads, precision, longest) if texts > 1 else (0, 0)
+    one = _bytes_of(1, encoder, heads, precision, longest)
     # of small probes the card's peak is where the gradients are, and tells nothing; what the graph keeps always counts
     needed = max(more - less for more, less in zip(several, one, strict=True))
-    return max(needed, 1) / (max(texts - 1, 1) * longest)
+    return max(needed, 1) / ((texts - 1) * longest)
 
 
 def _bytes_of(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from .losses import (
     teacher_kl,
     triplet_margin,
 )
+
+LEAST_TEMPERATURE = 0.01
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,18 @@ class Temperatures(nn.Module):
 
     def divide(self, scores: Tensor, head: Head) -> Tensor:
         """Logits of a head's scores."""
+        temperature = self.of(head)
+        return scores / (temperature.to(scores) if isinstance(temperature, Tensor) else temperature)
+
+    @property
+    def learned(self) -> list[Head]:
+        """The heads whose temperature trains."""
+        return [head for head in self._fixed if head in self._parameters]
+
+    def of(self, head: Head) -> Tensor | float:
+        """A head's temperature; a learned one never goes below 0.01 (CLIP, arXiv 2103.00020)."""
         learned = self._parameters.get(head)
-        return scores / (self._fixed[head] if learned is None else learned.exp().to(scores))
+        return self._fixed[head] if learned is None else learned.exp().clamp(min=LEAST_TEMPERATURE)
 
 
 def _settings(config: TrainConfig, head: str) -> HeadConfig:
@@ -94,19 +106,13 @@ def step_loss(
     """
     logits = {head: temperatures.divide(value, head) for head, value in scores.items()}
     several = len(logits) > 1
-    ensemble = _ensemble(logits, config)
-    allowed = judged.allowed if config.in_batch_negatives else judged.allowed & judged.group
-    if config.false_negative_margin is not None:
-        total = sum(_settings(config, head).ensemble_weight for head in scores) if several else 1.0
-        mean_score = _ensemble(scores, config) / max(total, 1e-9)
-        allowed = margin_guard(mean_score, judged.target, allowed, config.false_negative_margin)
-
+    ensemble, allowed = _ensemble(logits, config), judged.allowed
     terms = {f"loss/{head}": _contrast(value, judged, allowed, config) for head, value in logits.items()}
     if shortened and "dense" in logits:
         shorter = [_contrast(temperatures.divide(s, "dense"), judged, allowed, config) for s in shortened]
         terms["loss/dense"] = torch.stack([terms["loss/dense"], *shorter]).mean()
-    weights = {head: _settings(config, head).loss_weight for head in logits}
     # a head alone is the whole loss, whatever its weight among others
+    weights = {head: _settings(config, head).loss_weight if several else 1.0 for head in logits}
     loss = terms[f"loss/{next(iter(logits))}"]
     if several:
         loss = torch.stack([weights[head] * terms[f"loss/{head}"] for head in logits]).sum()
@@ -121,6 +127,16 @@ def step_loss(
             terms[f"triplet/{head}"] = triplet_margin(value, judged.target, allowed, config.triplet_margin)
             loss = loss + config.triplet_weight * weights[head] * terms[f"triplet/{head}"] / len(scores)
     return {"loss": loss, **terms}
+
+
+def counted(scores: Mapping[Head, Tensor], judged: Judged, config: TrainConfig) -> Judged:
+    """`judged` with what the configuration leaves out of a query's softmax left out of `allowed`."""
+    allowed = judged.allowed if config.in_batch_negatives else judged.allowed & judged.group
+    if config.false_negative_margin is not None:
+        total = sum(_settings(config, head).ensemble_weight for head in scores) if len(scores) > 1 else 1.0
+        mean_score = _ensemble(scores, config) / max(total, 1e-9)
+        allowed = margin_guard(mean_score, judged.target, allowed, config.false_negative_margin)
+    return replace(judged, allowed=allowed)
 
 
 def _ensemble(values: Mapping[Head, Tensor], config: TrainConfig) -> Tensor:

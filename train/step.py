@@ -21,13 +21,14 @@ from .dataset import Batch
 from .encoding import Precision, StepEncoding, tensors_of
 from .health import (
     gradient_figures,
+    learned_temperatures,
     score_figures,
     sparse_figures,
     stop_if_all_empty,
     stop_unless_finite,
     stop_without_negatives,
 )
-from .objective import Judged, Temperatures, step_loss
+from .objective import Judged, Temperatures, counted, step_loss
 from .ranks import rank, shares, sum_gradients, world_size
 from .scoring import all_scores
 
@@ -103,14 +104,14 @@ def loss_and_gradients(
     for tensor in tensors_of(found).values():
         if tensor.requires_grad:
             tensor.retain_grad()
-    queries = take(found, range(len(my_queries)))
-    passages = take(found, range(len(my_queries), len(mine)))
+    queries = take(found, encoding.places[: len(my_queries)])
+    passages = take(found, encoding.places[len(my_queries) :])
 
     scores, shortened = all_scores(
         queries, passages, dealt_queries, dealt_passages,
         encoder.spec.similarity, config.matryoshka_dims, learner.search_dtype,
     )  # fmt: skip
-    judged = judge(batch, next(iter(scores.values())), config.in_batch_negatives)
+    judged = counted(scores, judge(batch, next(iter(scores.values()))), config)
     stop_without_negatives(judged.allowed)
     losses = step_loss(scores, shortened, judged, learner.temperatures, config, step)
     health = {**score_figures(scores, judged), **sparse_figures(found)}
@@ -120,7 +121,7 @@ def loss_and_gradients(
     learner.optimizer.zero_grad(set_to_none=True)
     encoding.backward(losses["loss"])
     sum_gradients(encoder.parameters(), learner.temperatures.parameters())
-    figures = {**losses, **health, **gradient_figures(found)}
+    figures = {**losses, **health, **gradient_figures(found), **learned_temperatures(learner.temperatures)}
     return {name: value.detach() for name, value in figures.items()}, encoding, sum(map(len, mine))
 
 
@@ -136,11 +137,11 @@ def _deal(token_ids: Sequence[Sequence[int]]) -> list[list[int]]:
     return shares([len(ids) for ids in token_ids], world_size())
 
 
-def judge(batch: Batch, like: Tensor, in_batch_negatives: bool = True) -> Judged:
+def judge(batch: Batch, like: Tensor) -> Judged:
     """The batch's ids as tensors of the scores' [Q, P] shape, device and type."""
     owner = torch.tensor(batch.owner, device=like.device)
     group = owner.unsqueeze(0) == torch.arange(like.shape[0], device=like.device).unsqueeze(1)
-    allowed = torch.ones_like(like, dtype=torch.bool) if in_batch_negatives else group.clone()
+    allowed = torch.ones_like(like, dtype=torch.bool)
     if batch.false_negatives:
         queries, passages = torch.tensor(batch.false_negatives, device=like.device).unbind(dim=1)
         allowed[queries, passages] = False
