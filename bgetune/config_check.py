@@ -128,7 +128,7 @@ def _check_losses(train: TrainConfig) -> None:
     _at_least(0, "train.ensemble_loss_weight", train.ensemble_loss_weight)
     _at_least(0, "train.false_negative_margin", train.false_negative_margin)
     _at_least(0, "train.triplet_margin", train.triplet_margin)
-    heads = HEADS if train.heads == "auto" else train.heads
+    heads = HEADS if train.heads == "auto" else train.heads or HEADS
     for weight in ("loss_weight", "ensemble_weight"):
         some = any(getattr(getattr(train, head), weight) > 0 for head in heads)
         _require(some, f"train.{heads[0]}.{weight}", 0.0, "some head that trains needs a weight above 0")

@@ -250,7 +250,7 @@ def _measure(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace, name: str) -> None:
     case = Case(args, name)
-    names = COMPARED[name]
+    names = [side for side in COMPARED[name] if not (args.fp32_only and side.endswith("bf16"))]
     seconds = times(case, names)
     print(
         f"\n{name}: {case.queries} queries, {case.group} passages each, at most {case.query_length}/"
@@ -273,6 +273,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/medquad"), help="a BEIR folder")
     parser.add_argument("--only", choices=list(COMPARED), help="one comparison")
     parser.add_argument("--steps", type=int, default=5, help="steps measured of each side, after one to warm up")
+    parser.add_argument("--fp32_only", action="store_true", help="leave bf16 out, for machines without its units")
     parser.add_argument("--dropout", type=float, default=0.1, help="of both sides; 0.1 is the model's own")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -323,7 +323,8 @@ def test_layers_are_found_whatever_the_architecture_calls_them(kind: str) -> Non
     backbone = AutoModel.from_config(AutoConfig.for_model(kind, vocab_size=40, **sizes, **special))
     found = [model._layer(name) for name, _ in backbone.named_parameters()]
     assert {0, 1, 2} <= set(found)
-    assert set(found) <= {-1, 0, 1, 2}
+    # None: above the last layer, or between the layers, as a final norm or a table of relative positions
+    assert set(found) <= {-1, 0, 1, 2, None}
     words = [name for name, p in backbone.named_parameters() if p is backbone.get_input_embeddings().weight]
     assert [model._layer(name) for name in words] == [-1]
 
@@ -379,7 +380,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a length of zero": ({"train.matryoshka_dims": (0,)}, "train.matryoshka_dims: [0] will not do"),
     "dev by a head that is not there": (
         {"model.heads": ("dense", "sparse"), "train.dev_retriever": "multi_vector"},
-        "train.dev_retriever: 'multi_vector' will not do; the model has no such head",
+        "train.dev_retriever: 'multi_vector' will not do; the model's heads are ['dense', 'sparse']",
     ),
     "a layer decay of zero": ({"train.layer_decay": 0.0}, "train.layer_decay: 0.0 will not do; use a share above 0"),
     "a layer decay above one": ({"train.layer_decay": 1.1}, "train.layer_decay: 1.1 will not do"),
