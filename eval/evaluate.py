@@ -11,7 +11,7 @@ from bgetune.device import autocast_dtype
 from bgetune.encoder import Encoder
 from bgetune.files import atomic_folder, read_json, write_text
 from bgetune.run import Run
-from bgetune.search import retrievers_of, search, search_bm25, write_trec_run
+from bgetune.search import HYBRID, retrievers_of, search, search_bm25, write_trec_run
 
 from .markdown import to_markdown
 from .report import build_report, to_json
@@ -32,8 +32,7 @@ def evaluate(config: JobConfig, run: Run) -> None:
     made_by: dict[str, str | None] = {"name": config.model.name_or_path, "revision": config.model.revision}
     for version in VERSIONS:  # one model in memory at a time
         made_by.update(_search_all(version, sets, config, run))
-    # the verdict is about what the checkpoint was chosen by: a head that did not train says nothing about training
-    report = build_report(config, sets, made_by, read_json(run.best / "best.json")["retriever"])
+    report = build_report(config, sets, made_by, _deciding(run, sets))
     with atomic_folder(run.report) as folder:
         _write_runs(folder / "runs", sets)
         write_text(folder / "report.json", to_json(report))
@@ -67,6 +66,14 @@ def _load(version: str, config: JobConfig, run: Run) -> Encoder:
     if version == "base":
         return Encoder.load(config.model, heads_from=run.base_heads)
     return Encoder.load_folder(run.best, config.model)
+
+
+def _deciding(run: Run, sets: list[EvalSet]) -> str:
+    """The verdict is about what the checkpoint was chosen by: a head that did not train says nothing about training."""
+    note = run.best / "best.json"
+    if note.is_file():
+        return read_json(note)["retriever"]
+    return HYBRID if HYBRID in sets[0].found else "dense"
 
 
 def _write_runs(folder: Path, sets: list[EvalSet]) -> None:
