@@ -36,6 +36,10 @@ def check(config: JobConfig) -> JobConfig:
     _check_train(config.train)
     _check_losses(config.train)
     _check_heads(config.model, config.train)
+    _require(
+        config.train.teacher == "none" or config.mine.method == "given", "train.teacher", config.train.teacher,
+        "mining writes the base model's own scores, which teach nothing; bring a teacher's with mine.method: given",
+    )  # fmt: skip
     in_batch_only = config.mine.method == "none" or config.train.negatives_per_query == 0
     _require(
         not in_batch_only or (config.train.batch_size >= 2 and config.train.in_batch_negatives),

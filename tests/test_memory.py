@@ -179,8 +179,8 @@ def test_the_log_says_what_was_chosen(
         tokens = chosen(encoder, ranks=2)
     (record,) = caplog.records
     said = re.fullmatch(
-        r"train: micro_batch_tokens auto: ([\d,]+) tokens \((\d+) KB each, 2\.0 GB for this process; "
-        r"steps with more use gradient caching\)",
+        r"train: micro_batch_tokens auto: ([\d,]+) tokens \((\d+) KB each; 40 % of the 2\.0 GB for this process, "
+        r"less 0\.0 GB for weights and vectors; steps with more use gradient caching\)",
         record.getMessage(),
     )
     assert said is not None, record.getMessage()

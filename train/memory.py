@@ -57,8 +57,10 @@ def probe_micro_batch_tokens(
     # two digits: a measurement that differs a little from run to run still gives the same number
     chosen = max(_rounded_down(fitting), _LEAST_TOKENS, longest)
     log.info(
-        "train: micro_batch_tokens auto: %s tokens (%.0f KB each, %.1f GB %s; steps with more use gradient caching)",
-        f"{chosen:,}", bytes_a_token / 1e3, total / 1e9, "on the card" if on_card else "for this process",
+        "train: micro_batch_tokens auto: %s tokens (%.0f KB each; %.0f %% of the %.1f GB %s, less %.1f GB for weights "
+        "and vectors; steps with more use gradient caching)",
+        f"{chosen:,}", bytes_a_token / 1e3, 100 * share, total / 1e9, "on the card" if on_card else "for this process",
+        (weights + vectors) / 1e9,
     )  # fmt: skip
     return chosen
 
