@@ -132,7 +132,12 @@ def test_what_is_removed_is_made_again_as_it_was(copy, caplog):
     (copy.run.export / "README.md").unlink()
     # the weights come out as they were, so the report on them still holds
     assert again(copy, caplog) == ["train", "export"]
-    assert hashes(copy.run.root) == before
+    assert not_kept(hashes(copy.run.root)) == not_kept(before)
+
+
+def not_kept(files: dict[str, str]) -> dict[str, str]:
+    """Without encoded texts, which come back when they are needed."""
+    return {name: digest for name, digest in files.items() if not name.startswith("vectors/")}
 
 
 @pytest.mark.parametrize("code", [2, 1, 137])
