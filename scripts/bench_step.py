@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
 import statistics
 import subprocess
@@ -236,16 +235,21 @@ def peak_memory(args: argparse.Namespace, case: str, name: str) -> tuple[float, 
 
 
 def _measure(args: argparse.Namespace) -> None:
-    import resource
-
     case_name, name = args.measure.split(":")
     case = Case(args, case_name)
     step = _side(case, name)
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    before = _status("VmRSS")
     for i in range(args.steps):
         step(i)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # not getrusage's: a child begins with the peak of the process that started it
+    peak = _status("VmHWM")
     print(json.dumps({"above": (peak - before) / 1e9, "peak": peak / 1e9}))
+
+
+def _status(field: str) -> int:
+    """Bytes, out of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def report(args: argparse.Namespace, name: str) -> None:
