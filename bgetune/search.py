@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bgetune.config import Head, JobConfig, Similarity, TrainConfig
+from bgetune.config import HEADS, Head, JobConfig, Similarity, TrainConfig
 from bgetune.data import Texts
 from bgetune.encode import encode_once
 from bgetune.encoded import Encoded
@@ -35,7 +35,7 @@ def retrievers_of(heads: Sequence[Head]) -> list[str]:
 
 def ensemble_weights(train: TrainConfig) -> dict[str, float]:
     """Weight of each head's score in the hybrid."""
-    return {head: getattr(train, head).ensemble_weight for head in ("dense", "sparse", "multi_vector")}
+    return {head: getattr(train, head).ensemble_weight for head in HEADS}
 
 
 def search(

@@ -11,7 +11,7 @@ from bgetune.data import RetrievalSet
 from bgetune.encoder import Encoder
 from bgetune.metrics import means, per_query
 from bgetune.run import Run
-from bgetune.search import search
+from bgetune.search import HYBRID, search
 
 
 class DevSet:
@@ -27,7 +27,7 @@ class DevSet:
         self._scratch = run.vectors / "dev"
         wanted = config.train.dev_retriever
         # a model whose dense head alone trains keeps its others as they were: they have nothing to tell
-        self.retriever = ("hybrid" if len(trained) > 1 else trained[0]) if wanted == "auto" else wanted
+        self.retriever = (HYBRID if len(trained) > 1 else trained[0]) if wanted == "auto" else wanted
 
     def evaluate(self, encoder: Encoder, step: int) -> dict[str, float]:
         """Mean metrics of the encoder as it is now."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bgetune.batching import pack
-from bgetune.config import Head
+from bgetune.config import HEADS, Head
 from bgetune.encoder import Encoder
 from bgetune.heads import TokenPlan
 from bgetune.representations import Representations, SparseRows, TokenVectors, join
@@ -29,7 +29,6 @@ Precision = Callable[[], contextlib.AbstractContextManager]
 class MicroBatch:
     """Some of the texts, padded. ids, mask: int64 [n, L] on the CPU."""
 
-    rows: list[int]
     ids: Tensor
     mask: Tensor
     plan: TokenPlan
@@ -60,7 +59,7 @@ class StepEncoding:
 
     def _padded(self, rows: list[int], token_ids: Sequence[Sequence[int]]) -> MicroBatch:
         ids, mask = self._encoder.pad([token_ids[row] for row in rows])
-        return MicroBatch(rows, ids, mask, self._encoder.plan(ids, mask))
+        return MicroBatch(ids, mask, self._encoder.plan(ids, mask))
 
     def representations(self) -> Representations:
         """Of all texts, text i at `places[i]`; what the loss says about them reaches the weights by `backward`."""
@@ -131,11 +130,8 @@ def tensors_of(found: Representations) -> dict[Head, Tensor]:
 
 def _sizes(found: Representations) -> tuple[int, int, int]:
     tensors = tensors_of(found)
-    dense, sparse, multi = (len(tensors[head]) if head in tensors else 0 for head in _ORDER)
+    dense, sparse, multi = (len(tensors[head]) if head in tensors else 0 for head in HEADS)
     return dense, sparse, multi
-
-
-_ORDER: tuple[Head, ...] = ("dense", "sparse", "multi_vector")
 
 
 def _as_leaves(found: Representations, encoder_learns: bool) -> Representations:
@@ -154,7 +150,7 @@ def _with_gradients(
     """A micro-batch's tensors, and the part of the cached gradients that is theirs."""
     tensors, gradients = [], []
     cached = tensors_of(leaves)
-    for place, head in enumerate(_ORDER):
+    for place, head in enumerate(HEADS):
         tensor = tensors_of(found).get(head)
         if tensor is None or not tensor.requires_grad:
             continue
