@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bgetune.config_data import DataConfig, MineConfig, SynthesizeConfig
+
 Precision = Literal["auto", "fp32", "bf16"]
 Similarity = Literal["cosine", "dot", "euclidean"]
 Head = Literal["dense", "sparse", "multi_vector"]
@@ -43,70 +45,6 @@ class ModelConfig:
     """Tokens a passage is cut to, special tokens included."""
     overlong: Literal["truncate", "error"] = "truncate"
     """A text longer than that: cut it (their share is logged), or stop and name it."""
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """Where one retrieval set comes from. Missing dev or test splits are cut from train, by seed."""
-
-    kind: Literal["beir", "flagembedding", "dataset", "harvest"] = "beir"
-    """beir: a folder; flagembedding: JSONL with query, pos, neg; dataset: for `datasets`; harvest: installed code."""
-    path: str = ""
-    """The folder, the JSONL file, or the Hub id / parquet / csv / json file."""
-    columns: dict[str, str] = field(default_factory=dict)
-    """kind dataset: our name -> the dataset's, for query, positive, and optionally negative, title."""
-    subset: str | None = None
-    """kind dataset: the configuration name on the Hub."""
-    split: str = "train"
-    """kind dataset: the split to read."""
-    packages: tuple[str, ...] = ("stdlib",)
-    """kind harvest: `stdlib`, or names of installed packages."""
-    max_pairs: int | None = None
-    """Keep at most this many pairs (the first by hash, so the choice is stable)."""
-    dev_share: float = 0.1
-    """Share of the train queries that become dev where the source has none."""
-    test_share: float = 0.2
-    """Share of the train queries that become test where the source has none."""
-    seed: int = 0
-    """Decides the cut."""
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """The domain to adapt to, and the sets that must not get worse."""
-
-    name: str = "domain"
-    """Name of the domain in reports."""
-    domain: SourceConfig = field(default_factory=SourceConfig)
-    """Trained on (train), chosen on (dev), measured on (test)."""
-    guards: dict[str, SourceConfig] = field(default_factory=dict)
-    """Name -> source. Measured on (test) only; training never sees them."""
-
-
-@dataclass(frozen=True)
-class MineConfig:
-    """Hard negatives: passages the base model ranks high that are not known to answer the query."""
-
-    method: Literal["dense", "given", "none"] = "dense"
-    """dense: search with the base model; given: the negatives in the data; none: in-batch negatives only."""
-    index: str = "Flat"
-    """FAISS factory string; Flat is exact."""
-    negatives_per_query: int = 7
-    """How many to keep for each query."""
-    rank_first: int = 1
-    """First rank of the window they are taken from (1 is the nearest passage)."""
-    rank_last: int = 100
-    """Last rank of the window."""
-    max_share_of_positive: float | None = 0.95
-    """Drop what scores above this share of the positive's score (NV-Retriever's rule); null: off."""
-    margin: float | None = None
-    """Drop what scores above the positive's score less this; null: off."""
-    max_score: float | None = None
-    """Drop what scores above this; null: off."""
-    sampling: Literal["random", "top"] = "random"
-    """random: sample the window by seed; top: its first ranks."""
-    seed: int = 0
-    """Decides the sample."""
 
 
 @dataclass(frozen=True)
@@ -262,6 +200,15 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
+class AdaptConfig:
+    """The job as a whole."""
+
+    rounds: int = 1
+    """Rounds of mining and training. From the second on, negatives are mined with the model of the round before, and
+    the base model is trained anew on them."""
+
+
+@dataclass(frozen=True)
 class JobConfig:
     """One job: everything it reads, does and writes."""
 
@@ -271,9 +218,15 @@ class JobConfig:
     """Precision of encoding for mining, dev and evaluation; same meaning as train.precision."""
     encode_batch_tokens: int = 16384
     """Tokens encoded at once when not training."""
+    encode_shard_texts: int = 16384
+    """Texts a shard of encoded texts holds; a killed encoding goes on from its last whole shard."""
+    encode_dtype: Literal["fp32", "fp16"] = "fp32"
+    """How dense vectors are kept on disk; fp16 is half the size."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    synthesize: SynthesizeConfig = field(default_factory=SynthesizeConfig)
     mine: MineConfig = field(default_factory=MineConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)

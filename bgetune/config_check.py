@@ -7,7 +7,8 @@ import re
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from bgetune.config import HEADS, EvalConfig, JobConfig, MineConfig, ModelConfig, TrainConfig
+from bgetune.config import HEADS, EvalConfig, JobConfig, ModelConfig, TrainConfig
+from bgetune.config_data import MineConfig
 from bgetune.errors import UserError
 
 

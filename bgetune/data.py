@@ -1,4 +1,4 @@
-"""The two file formats: a retrieval set (BEIR layout) and training examples (a superset of FlagEmbedding's JSONL).
+"""The first file format: a retrieval set in BEIR layout. See examples.py for the second.
 
 Every reader checks what it reads and names the file and line of the first mistake.
 """
@@ -6,12 +6,12 @@ Every reader checks what it reads and names the file and line of the first mista
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bgetune.config import SourceConfig
+from bgetune.config_data import SourceConfig
 from bgetune.errors import UserError
 from bgetune.files import atomic_file, json_object, write_jsonl
 
@@ -22,13 +22,15 @@ Qrels = dict[str, dict[str, int]]
 
 @dataclass(frozen=True)
 class Texts:
-    """Ids and texts, aligned; `source` names the file for messages, `lines` where each came from."""
+    """Ids and texts, aligned; `source` names the file for messages, `lines` the line of each in it."""
 
     ids: list[str]
     texts: list[str]
     titles: list[str] = field(default_factory=list)
     source: Path = Path()
     lines: list[int] = field(default_factory=list)
+    metadata: list[dict[str, Any]] = field(default_factory=list)
+    """Where each text came from, such as document, section, start; empty where nothing is known of any."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,7 +49,9 @@ class Texts:
         """The texts at `rows`, in that order."""
         ids, texts = [self.ids[i] for i in rows], [self.texts[i] for i in rows]
         titles = [self.titles[i] for i in rows] if self.titles else []
-        return Texts(ids, texts, titles, self.source, [self.lines[i] for i in rows] if self.lines else [])
+        lines = [self.lines[i] for i in rows] if self.lines else []
+        metadata = [self.metadata[i] for i in rows] if self.metadata else []
+        return Texts(ids, texts, titles, self.source, lines, metadata)
 
 
 @dataclass(frozen=True)
@@ -62,26 +66,6 @@ class RetrievalSet:
         """The queries that have judgements in a split, in the order of queries.jsonl."""
         judged = self.qrels[split]
         return self.queries.take([i for i, query_id in enumerate(self.queries.ids) if query_id in judged])
-
-
-@dataclass(frozen=True)
-class Example:
-    """One training example: a query, its positives, its hard negatives, with ids and scores where known."""
-
-    query: str
-    pos: list[str]
-    neg: list[str]
-    query_id: str | None = None
-    pos_ids: list[str] | None = None
-    neg_ids: list[str] | None = None
-    pos_scores: list[float] | None = None
-    neg_scores: list[float] | None = None
-    neg_ranks: list[int] | None = None
-    prompt: str | None = None
-    source: str | None = None
-
-    def to_row(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if value is not None}
 
 
 def source_path(source: SourceConfig) -> Path:
@@ -108,7 +92,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise UserError(f"{path}:{line + 1}: not UTF-8 text ({error.reason}); save the file as UTF-8") from None
 
 
-def _string(row: dict[str, Any], key: str, where: str, default: str | None = None) -> str:
+def string_at(row: dict[str, Any], key: str, where: str, default: str | None = None) -> str:
     value = row.get(key, default)
     if value is None and default is None:
         raise UserError(f'{where}: the key "{key}" is missing; the line has {", ".join(sorted(row)) or "no keys"}')
@@ -123,13 +107,14 @@ def read_texts(path: Path, with_titles: bool) -> Texts:
     texts: list[str] = []
     titles: list[str] = []
     lines: list[int] = []
+    metadata: list[dict[str, Any]] = []
     first_line: dict[str, str] = {}
     for where, row in json_lines(path):
-        text_id = _string(row, "_id", where)
+        text_id = string_at(row, "_id", where)
         title = (
-            (_string(row, "title", where, default="") if row.get("title") is not None else "") if with_titles else ""
+            (string_at(row, "title", where, default="") if row.get("title") is not None else "") if with_titles else ""
         )
-        text = _string(row, "text", where)
+        text = string_at(row, "text", where)
         if not (title + text).strip():
             raise UserError(f'{where}: the text of "{text_id}" is empty; remove the line or give it a text')
         if not text_id or any(c.isspace() for c in text_id):
@@ -143,9 +128,18 @@ def read_texts(path: Path, with_titles: bool) -> Texts:
         texts.append(text)
         titles.append(title)
         lines.append(int(where.rpartition(":")[2]))
+        metadata.append(metadata_at(row, where))
     if not ids:
         raise UserError(f"{path}: no line in it")
-    return Texts(ids, texts, titles if with_titles else [], path, lines)
+    return Texts(ids, texts, titles if with_titles else [], path, lines, metadata if any(metadata) else [])
+
+
+def metadata_at(row: dict[str, Any], where: str) -> dict[str, Any]:
+    """BEIR's `metadata` of a text: an object, empty where it is absent."""
+    value = row.get("metadata")
+    if value is not None and not isinstance(value, dict):
+        raise UserError(f'{where}: "metadata" must be an object, got {json.dumps(value)[:40]}')
+    return value or {}
 
 
 def judgement_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -214,69 +208,27 @@ def read_retrieval_set(folder: Path) -> RetrievalSet:
     return RetrievalSet(corpus, queries, qrels)
 
 
+def _metadata_rows(texts: Texts) -> Iterator[dict[str, Any]]:
+    yield from ({"metadata": known} if known else {} for known in texts.metadata or [{}] * len(texts))
+
+
 def write_retrieval_set(folder: Path, data: RetrievalSet) -> None:
     """Write a folder in BEIR layout; rows keep their order, qrels follow the order of the queries."""
     corpus, queries = data.corpus, data.queries
     titles = corpus.titles or [""] * len(corpus)
-    passages = zip(corpus.ids, titles, corpus.texts, strict=True)
-    write_jsonl(folder / "corpus.jsonl", ({"_id": i, "title": title, "text": text} for i, title, text in passages))
-    pairs = zip(queries.ids, queries.texts, strict=True)
-    write_jsonl(folder / "queries.jsonl", ({"_id": i, "text": text} for i, text in pairs))
+    passages = zip(corpus.ids, titles, corpus.texts, _metadata_rows(corpus), strict=True)
+    write_jsonl(
+        folder / "corpus.jsonl",
+        ({"_id": i, "title": title, "text": text, **known} for i, title, text, known in passages),
+    )
+    pairs = zip(queries.ids, queries.texts, _metadata_rows(queries), strict=True)
+    write_jsonl(folder / "queries.jsonl", ({"_id": i, "text": text, **known} for i, text, known in pairs))
     for split, qrels in data.qrels.items():
         with atomic_file(folder / "qrels" / f"{split}.tsv") as file:
             file.write("query-id\tcorpus-id\tscore\n")
             for query_id in queries.ids:
                 for passage_id, score in qrels.get(query_id, {}).items():
                     file.write(f"{query_id}\t{passage_id}\t{score}\n")
-
-
-def _list_of(row: dict[str, Any], key: str, kinds: tuple[type, ...], where: str) -> list[Any] | None:
-    value = row.get(key)
-    if value is None:
-        return None
-    good = isinstance(value, list) and all(isinstance(v, kinds) and not isinstance(v, bool) for v in value)
-    if not good:
-        kind = "strings" if kinds == (str,) else "numbers"
-        raise UserError(f'{where}: "{key}" must be a list of {kind}, got {json.dumps(value)[:40]}')
-    return value
-
-
-def parse_example(row: dict[str, Any], where: str) -> Example:
-    """Check one line of a training file. Raises UserError with its file:line."""
-    query = _string(row, "query", where)
-    if not query.strip():
-        raise UserError(f'{where}: "query" is empty; remove the line or give it a text')
-    fields: dict[str, Any] = {}
-    for side in ("pos", "neg"):
-        texts = _list_of(row, side, (str,), where) or []
-        if any(not text.strip() for text in texts):
-            raise UserError(f'{where}: "{side}" holds an empty text; remove it')
-        fields[side] = texts
-        for suffix, kinds in (("ids", (str,)), ("scores", (int, float)), ("ranks", (int,))):
-            if side == "pos" and suffix == "ranks":
-                continue
-            values = _list_of(row, f"{side}_{suffix}", kinds, where)
-            if values is not None and len(values) != len(texts):
-                count = f"{len(values)} for {len(texts)} texts"
-                raise UserError(f'{where}: "{side}_{suffix}" must have one entry a text of "{side}", got {count}')
-            fields[f"{side}_{suffix}"] = values
-    if not fields["pos"]:
-        raise UserError(f'{where}: "pos" is missing or empty; every example needs a positive')
-    for key in ("query_id", "prompt", "source"):
-        fields[key] = _string(row, key, where) if row.get(key) is not None else None
-    return Example(query=query, **fields)
-
-
-def read_examples(path: Path) -> list[Example]:
-    """Read training examples: ours, or FlagEmbedding's JSONL as it is. Keys of other tools are passed over."""
-    examples = [parse_example(row, where) for where, row in json_lines(path)]
-    if not examples:
-        raise UserError(f"{path}: no line in it")
-    return examples
-
-
-def write_examples(path: Path, examples: Iterable[Example]) -> int:
-    return write_jsonl(path, (example.to_row() for example in examples))
 
 
 def normalised(text: str) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from bgetune.config import JobConfig, SourceConfig
+from bgetune.config import JobConfig
+from bgetune.config_data import SourceConfig
 from bgetune.data import write_retrieval_set
 from bgetune.errors import UserError, did_you_mean, exit_code
 from bgetune.files import atomic_folder

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bgetune.config import SourceConfig
+from bgetune.config_data import SourceConfig
 from bgetune.data import SPLITS, Qrels, RetrievalSet, Texts
 from bgetune.errors import UserError
 

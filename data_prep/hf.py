@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bgetune.config import SourceConfig
-from bgetune.data import Example, source_path
+from bgetune.config_data import SourceConfig
+from bgetune.data import source_path
 from bgetune.errors import UserError, did_you_mean
+from bgetune.examples import Example
 
 from .rows import Row
 

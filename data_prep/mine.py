@@ -9,20 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bgetune.config import JobConfig, MineConfig
-from bgetune.data import (
-    Example,
-    Qrels,
-    RetrievalSet,
-    Texts,
-    normalised,
-    read_examples,
-    read_retrieval_set,
-    write_examples,
-)
+from bgetune.config import JobConfig
+from bgetune.config_data import MineConfig
+from bgetune.data import Qrels, RetrievalSet, Texts, normalised, read_retrieval_set
 from bgetune.encode import encode_once
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
+from bgetune.examples import Example, read_examples, write_examples
 from bgetune.files import write_json
 from bgetune.index.dense import DenseIndex
 from bgetune.run import Run
@@ -41,7 +34,7 @@ def mine(config: JobConfig, run: Run) -> None:
     """
     folder = run.data(config.data.name)
     data = read_retrieval_set(folder)
-    if config.mine.method == "dense":
+    if config.mine.method == "search":
         examples, dropped = _mine_dense(data, config, run)
     elif config.mine.method == "given":
         examples, dropped = _given(folder / "given.jsonl", config.mine), Counter[str]()
@@ -132,7 +125,7 @@ def _choose(
 
 def _given(path: Path, settings: MineConfig) -> list[Example]:
     if not path.is_file():
-        raise UserError("mine.method: the data holds no negatives to be `given`; use dense, or none")
+        raise UserError("mine.method: the data holds no negatives to be `given`; use search, or none")
     count = settings.negatives_per_query
     return [
         replace(

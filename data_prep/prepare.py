@@ -7,9 +7,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from bgetune.config import JobConfig, SourceConfig
-from bgetune.data import RetrievalSet, Texts, write_examples, write_retrieval_set
+from bgetune.config import JobConfig
+from bgetune.config_data import SourceConfig
+from bgetune.data import RetrievalSet, Texts, write_retrieval_set
 from bgetune.errors import UserError
+from bgetune.examples import write_examples
 from bgetune.files import atomic_folder
 from bgetune.run import Run
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bgetune.data import Example, RetrievalSet, Texts
+from bgetune.data import RetrievalSet, Texts
 from bgetune.errors import UserError
+from bgetune.examples import Example
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bgetune.config import MineConfig
+from bgetune.config_data import MineConfig
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bgetune.config import SourceConfig
-from bgetune.data import (
-    SPLITS,
-    Example,
-    Qrels,
-    RetrievalSet,
-    json_lines,
-    parse_example,
-    read_retrieval_set,
-    source_path,
-)
+from bgetune.config_data import SourceConfig
+from bgetune.data import SPLITS, Qrels, RetrievalSet, json_lines, read_retrieval_set, source_path
 from bgetune.errors import UserError
+from bgetune.examples import Example, parse_example
 
 from .harvest import harvest
 from .rows import Row, assemble

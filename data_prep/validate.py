@@ -9,15 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bgetune.data import (
-    SPLITS,
-    judgement_lines,
-    judgement_problems,
-    parse_example,
-    read_examples,
-    read_retrieval_set,
-)
+from bgetune.data import SPLITS, judgement_lines, judgement_problems, read_retrieval_set
 from bgetune.errors import UserError
+from bgetune.examples import parse_example, read_examples
 from bgetune.files import json_object
 
 SHOWN = 20

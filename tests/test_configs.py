@@ -126,7 +126,7 @@ MISTAKES: dict[str, tuple[str | None, list[str], str]] = {
     "not one of the choices": (
         GOOD,
         ["--mine.method", "denss"],
-        "mine.method: expected one of 'dense', 'given', 'none'",
+        "mine.method: expected one of 'search', 'given', 'none'",
     ),
     "a value for a section": (GOOD + "train: 5\n", [], "job.yaml:5: train must be a mapping of keys to values"),
     "a list for a mapping": (GOOD + "  guards: [a]\n", [], "job.yaml:5: data.guards must be a mapping"),

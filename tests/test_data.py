@@ -9,17 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bgetune.data import (
-    Example,
-    RetrievalSet,
-    Texts,
-    parse_example,
-    read_examples,
-    read_retrieval_set,
-    write_examples,
-    write_retrieval_set,
-)
+from bgetune.data import RetrievalSet, Texts, read_retrieval_set, write_retrieval_set
 from bgetune.errors import UserError, explain_os_error
+from bgetune.examples import Example, parse_example, read_examples, write_examples
 from bgetune.files import write_json, write_jsonl
 
 CORPUS = [
@@ -138,7 +130,20 @@ def test_missing_parts_of_a_folder_are_named(tmp_path):
 
 def test_examples_are_written_and_read_again(tmp_path):
     examples = [
-        Example("q", ["a"], ["b", "c"], "q1", ["p1"], ["p2", "p3"], [1.0], [0.5, 0.25], [3, 9], "Search: ", "toy"),
+        Example(
+            "q",
+            ["a"],
+            ["b", "c"],
+            "q1",
+            ["p1"],
+            ["p2", "p3"],
+            [1.0],
+            [0.5, 0.25],
+            [3, 9],
+            prompt="Search: ",
+            source="toy",
+            neg_sources=["dense", "bm25"],
+        ),
         Example("no negatives", ["a"], []),
     ]
     assert write_examples(tmp_path / "t.jsonl", examples) == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bgetune.config import SourceConfig
+from bgetune.config_data import SourceConfig
 from bgetune.data import RetrievalSet, read_retrieval_set
 from bgetune.errors import UserError
 from data_prep import __main__, functions, neardup, rows, split

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from bgetune.config import HEADS, DataConfig, HeadConfig, JobConfig, LoraConfig, ModelConfig, SourceConfig, TrainConfig
+from bgetune.config import HEADS, HeadConfig, JobConfig, LoraConfig, ModelConfig, TrainConfig
 from bgetune.config_check import check
+from bgetune.config_data import DataConfig, SourceConfig
 from bgetune.config_io import parse_job
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError

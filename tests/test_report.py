@@ -12,7 +12,8 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from bgetune.config import DataConfig, EvalConfig, JobConfig, ModelConfig, SourceConfig
+from bgetune.config import EvalConfig, JobConfig, ModelConfig
+from bgetune.config_data import DataConfig, SourceConfig
 from bgetune.data import Texts
 from bgetune.metrics import METRICS
 from eval.examples import examples

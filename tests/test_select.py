@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from bgetune.config import MineConfig
+from bgetune.config_data import MineConfig
 from bgetune.data import normalised
 from data_prep import select
 from data_prep.select import Candidate, filter_candidates, sample, score_limit

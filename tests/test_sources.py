@@ -12,9 +12,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgetune.config import SourceConfig
-from bgetune.data import read_examples, read_retrieval_set, source_path
+from bgetune.config_data import SourceConfig
+from bgetune.data import read_retrieval_set, source_path
 from bgetune.errors import UserError
+from bgetune.examples import read_examples
 from data_prep.__main__ import main
 from data_prep.neardup import near_duplicates
 from data_prep.sources import load

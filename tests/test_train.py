@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from bgetune.config import ModelConfig, TrainConfig
-from bgetune.data import Example
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
+from bgetune.examples import Example
 from tests import tiny
 from train.dataset import Batch, TrainingSet, _known_positives, batch_at, steps_per_epoch
 from train.objective import Temperatures

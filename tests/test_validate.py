@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bgetune.data import read_examples, read_retrieval_set
+from bgetune.data import read_retrieval_set
 from bgetune.errors import UserError
+from bgetune.examples import read_examples
 from data_prep.__main__ import main
 
 CORPUS = ['{"_id": "p1", "title": "T", "text": "one"}', '{"_id": "p2", "text": "two"}']

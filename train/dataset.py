@@ -9,8 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from bgetune.config import TrainConfig
-from bgetune.data import Example, json_lines, normalised, parse_example
+from bgetune.data import json_lines, normalised
 from bgetune.errors import UserError
+from bgetune.examples import Example, parse_example
 
 
 @dataclass(frozen=True)
