@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bgetune.config import JobConfig
 from bgetune.config_io import parse_job
 from bgetune.errors import UserError
+from bgetune.manifest import holds
 from bgetune.run import LOCK_HELD, Run, open_run
-from bgetune.stages import PARENT_PIPE, STAGES, Stage, add_run_options, holds
+from bgetune.stage_program import PARENT_PIPE, add_run_options
+from bgetune.stages import Stage, plan
 
 log = logging.getLogger("bgetune")
 
@@ -24,10 +27,14 @@ Run it again to go on after an interruption; stages whose inputs and configurati
 def adapt(argv: Sequence[str]) -> int:
     """`bgetune adapt --config C`. Returns the exit code of the first stage that failed, else 0."""
     config, own = parse_job(argv, "bgetune adapt", _DESCRIPTION, add_run_options)
-    with open_run(config, own["update"]) as run:
-        redo = own["force"]
-        for number, stage in enumerate(STAGES, start=1):
-            heading = f"[{number}/{len(STAGES)}] {stage.name}"
+    with open_run(config, own["update"]) as opened:
+        redo, steps = own["force"], plan(config)
+        for number, (stage, round_) in enumerate(steps, start=1):
+            run = replace(opened, round=round_)
+            in_round = (
+                f", round {round_} of {config.adapt.rounds}" if stage.in_rounds and config.adapt.rounds > 1 else ""
+            )
+            heading = f"[{number}/{len(steps)}] {stage.name}{in_round}"
             if not redo and holds(stage, config, run):
                 log.info("%s: still holds, skipped", heading)
                 continue
@@ -37,13 +44,14 @@ def adapt(argv: Sequence[str]) -> int:
             if code:
                 return code
             log.info("%s: done in %.0f s", heading, time.perf_counter() - began)
-    _say_result(config, run)
+    _say_result(config, opened)
     return 0
 
 
 def _start(stage: Stage, run: Run, redo: bool) -> int:
     """Run a stage to its end. It holds our lock with us, and ends when we end."""
     command = [sys.executable, "-m", *stage.command, "--config", str(run.config_file)]
+    command += ["--round", str(run.round)] if stage.in_rounds else []
     ours, theirs = os.pipe()
     held = {LOCK_HELD: str(run.root.resolve()), PARENT_PIPE: str(ours)}
     try:

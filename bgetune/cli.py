@@ -36,7 +36,7 @@ def _adapt(words: Sequence[str]) -> int:
 
 def _export(words: Sequence[str]) -> int:
     from bgetune.hub import export
-    from bgetune.stages import run_stage
+    from bgetune.stage_program import run_stage
 
     return run_stage("export", export, words, prog="bgetune export")
 

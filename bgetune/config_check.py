@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from bgetune.config import HEADS, EvalConfig, JobConfig, ModelConfig, TrainConfig
-from bgetune.config_data import MineConfig
-from bgetune.errors import UserError
-
-
-def _require(holds: bool, option: str, value: object, rule: str) -> None:
-    if not holds:
-        raise UserError(f"{option}: {value!r} will not do; {rule}")
+from bgetune.config_check_data import at_least, check_data, check_mine, check_synthesize, require
 
 
 def _refuse_infinite(section: Any, prefix: str) -> None:
@@ -23,26 +16,30 @@ def _refuse_infinite(section: Any, prefix: str) -> None:
         if is_dataclass(value):
             _refuse_infinite(value, f"{prefix}{field_.name}.")
         elif isinstance(value, float):
-            _require(math.isfinite(value), f"{prefix}{field_.name}", value, "use a finite number")
+            require(math.isfinite(value), f"{prefix}{field_.name}", value, "use a finite number")
 
 
 def check(config: JobConfig) -> JobConfig:
     """Refuse values that have the right type and no sense. Raises UserError naming the option."""
     _refuse_infinite(config, "")
-    _require(bool(config.output.strip()), "output", config.output, "name the job's folder")
-    _at_least(1, "encode_batch_tokens", config.encode_batch_tokens)
+    require(bool(config.output.strip()), "output", config.output, "name the job's folder")
+    at_least(1, "encode_batch_tokens", config.encode_batch_tokens)
+    at_least(1, "encode_shard_texts", config.encode_shard_texts)
+    at_least(1, "adapt.rounds", config.adapt.rounds)
     _check_model(config.model)
-    _check_data(config)
-    _check_mine(config.mine)
+    check_data(config.data)
+    check_mine(config.mine)
+    check_synthesize(config.synthesize)
     _check_train(config.train)
     _check_losses(config.train)
     _check_heads(config.model, config.train)
-    _require(
-        config.train.teacher == "none" or config.mine.method == "given", "train.teacher", config.train.teacher,
-        "mining writes the base model's own scores, which teach nothing; bring a teacher's with mine.method: given",
+    require(
+        config.train.teacher == "none" or config.mine.method == "given" or config.mine.teacher.kind != "none",
+        "train.teacher", config.train.teacher,
+        "mining writes the base model's own scores, which teach nothing; set mine.teacher.kind, or mine.method: given",
     )  # fmt: skip
     in_batch_only = config.mine.method == "none" or config.train.negatives_per_query == 0
-    _require(
+    require(
         not in_batch_only or (config.train.batch_size >= 2 and config.train.in_batch_negatives),
         "train.batch_size" if config.train.in_batch_negatives else "train.in_batch_negatives",
         config.train.batch_size if config.train.in_batch_negatives else False,
@@ -54,93 +51,60 @@ def check(config: JobConfig) -> JobConfig:
     return config
 
 
-def _at_least(least: float, option: str, value: float | None) -> None:
-    """None is allowed: it means off, or a default."""
-    _require(value is None or value >= least, option, value, f"use at least {least}" if least else "use 0 or more")
-
-
 def _check_model(model: ModelConfig) -> None:
-    _at_least(3, "model.query_max_length", model.query_max_length)
-    _at_least(3, "model.passage_max_length", model.passage_max_length)
-    _at_least(1, "model.multi_vector_dim", model.multi_vector_dim)
+    at_least(3, "model.query_max_length", model.query_max_length)
+    at_least(3, "model.passage_max_length", model.passage_max_length)
+    at_least(1, "model.multi_vector_dim", model.multi_vector_dim)
     _check_list("model.heads", model.heads)
-    _require(model.heads == "auto" or "dense" in model.heads, "model.heads", list(model.heads), "dense is always there")
+    require(model.heads == "auto" or "dense" in model.heads, "model.heads", list(model.heads), "dense is always there")
 
 
 def _check_list(option: str, heads: tuple[str, ...] | str) -> None:
     if heads != "auto":
-        _require(len(heads) > 0 and len(set(heads)) == len(heads), option, list(heads), "name each head once, or auto")
-
-
-def _check_data(config: JobConfig) -> None:
-    sources = {"data.domain": config.data.domain, **{f"data.guards.{n}": s for n, s in config.data.guards.items()}}
-    for name, source in sources.items():
-        _require(source.kind == "harvest" or bool(source.path), f"{name}.path", source.path, "name the file or folder")
-        for share in ("dev_share", "test_share"):
-            value = getattr(source, share)
-            _require(0 < value < 0.5, f"{name}.{share}", value, "use a share between 0 and 0.5")
-        if source.kind == "dataset":
-            missing = {"query", "positive"} - set(source.columns)
-            _require(not missing, f"{name}.columns", dict(source.columns), f"map {', '.join(sorted(missing))} as well")
-        _at_least(10, f"{name}.max_pairs", source.max_pairs)
-    for name in (config.data.name, *config.data.guards):
-        plain = bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*", name))
-        option = "data.name" if name == config.data.name else "data.guards"
-        _require(plain, option, name, "use letters, digits, - and _")
-    _require(config.data.name not in config.data.guards, "data.guards", config.data.name, "the domain has that name")
-
-
-def _check_mine(mine: MineConfig) -> None:
-    _at_least(0, "mine.seed", mine.seed)
-    _at_least(1, "mine.negatives_per_query", mine.negatives_per_query)
-    window = f"1 <= rank_first <= rank_last, which is {mine.rank_last}"
-    _require(1 <= mine.rank_first <= mine.rank_last, "mine.rank_first", mine.rank_first, window)
-    most = mine.max_share_of_positive
-    _require(most is None or most > 0, "mine.max_share_of_positive", most, "use more than 0, or null")
-    _at_least(0, "mine.margin", mine.margin)
+        require(len(heads) > 0 and len(set(heads)) == len(heads), option, list(heads), "name each head once, or auto")
 
 
 def _check_train(train: TrainConfig) -> None:
     for option in ("batch_size", "max_steps", "eval_every", "save_every", "keep_checkpoints", "eval_max_queries"):
-        _at_least(1, f"train.{option}", getattr(train, option))
+        at_least(1, f"train.{option}", getattr(train, option))
     for option in ("seed", "negatives_per_query", "weight_decay", "self_distillation_start", "triplet_weight"):
-        _at_least(0, f"train.{option}", getattr(train, option))
-    _at_least(1, "train.early_stopping_patience", train.early_stopping_patience)
+        at_least(0, f"train.{option}", getattr(train, option))
+    at_least(1, "train.early_stopping_patience", train.early_stopping_patience)
     for option in ("epochs", "learning_rate", "head_learning_rate", "temperature", "max_grad_norm"):
         value = getattr(train, option)
-        _require(value is None or value > 0, f"train.{option}", value, "use more than 0")
-    _require(0 <= train.warmup_share < 1, "train.warmup_share", train.warmup_share, "use a share from 0 to below 1")
-    _require(train.dropout is None or 0 <= train.dropout < 1, "train.dropout", train.dropout, "from 0 to below 1")
-    _require(0 < train.layer_decay <= 1, "train.layer_decay", train.layer_decay, "use a share above 0, at most 1")
+        require(value is None or value > 0, f"train.{option}", value, "use more than 0")
+    require(0 <= train.warmup_share < 1, "train.warmup_share", train.warmup_share, "use a share from 0 to below 1")
+    require(train.dropout is None or 0 <= train.dropout < 1, "train.dropout", train.dropout, "from 0 to below 1")
+    require(0 < train.layer_decay <= 1, "train.layer_decay", train.layer_decay, "use a share above 0, at most 1")
     micro = train.micro_batch_tokens
-    _require(micro == "auto" or int(micro) >= 1, "train.micro_batch_tokens", micro, "use at least 1, or auto")
-    _at_least(0, "train.lora.rank", train.lora.rank)
-    _require(train.lora.alpha > 0, "train.lora.alpha", train.lora.alpha, "use more than 0")
-    _require(0 <= train.lora.dropout < 1, "train.lora.dropout", train.lora.dropout, "from 0 to below 1")
+    require(micro == "auto" or int(micro) >= 1, "train.micro_batch_tokens", micro, "use at least 1, or auto")
+    at_least(0, "train.lora.rank", train.lora.rank)
+    require(train.lora.alpha > 0, "train.lora.alpha", train.lora.alpha, "use more than 0")
+    require(0 <= train.lora.dropout < 1, "train.lora.dropout", train.lora.dropout, "from 0 to below 1")
     if train.lora.rank:
-        _require(bool(train.lora.target_modules), "train.lora.target_modules", [], "name layers, or all-linear")
-        _require(train.freeze == "none", "train.freeze", train.freeze, "LoRA freezes the encoder already; use none")
-        _require(train.layer_decay == 1, "train.layer_decay", train.layer_decay, "LoRA's adapters learn alike; use 1")
+        require(bool(train.lora.target_modules), "train.lora.target_modules", [], "name layers, or all-linear")
+        require(train.freeze == "none", "train.freeze", train.freeze, "LoRA freezes the encoder already; use none")
+        require(train.layer_decay == 1, "train.layer_decay", train.layer_decay, "LoRA's adapters learn alike; use 1")
 
 
 def _check_losses(train: TrainConfig) -> None:
     for head in HEADS:
         settings = getattr(train, head)
-        _at_least(0, f"train.{head}.loss_weight", settings.loss_weight)
-        _at_least(0, f"train.{head}.ensemble_weight", settings.ensemble_weight)
+        at_least(0, f"train.{head}.loss_weight", settings.loss_weight)
+        at_least(0, f"train.{head}.ensemble_weight", settings.ensemble_weight)
         value = settings.temperature
-        _require(value is None or value > 0, f"train.{head}.temperature", value, "use more than 0, or null")
-    _at_least(0, "train.ensemble_loss_weight", train.ensemble_loss_weight)
-    _at_least(0, "train.false_negative_margin", train.false_negative_margin)
-    _at_least(0, "train.triplet_margin", train.triplet_margin)
+        require(value is None or value > 0, f"train.{head}.temperature", value, "use more than 0, or null")
+    at_least(0, "train.ensemble_loss_weight", train.ensemble_loss_weight)
+    at_least(0, "train.false_negative_margin", train.false_negative_margin)
+    at_least(0, "train.triplet_margin", train.triplet_margin)
     heads = HEADS if train.heads == "auto" else train.heads or HEADS
     for weight in ("loss_weight", "ensemble_weight"):
         some = any(getattr(getattr(train, head), weight) > 0 for head in heads)
-        _require(some, f"train.{heads[0]}.{weight}", 0.0, "some head that trains needs a weight above 0")
-    _require(train.in_batch_negatives or not train.query_negatives, "train.query_negatives", True,
+        require(some, f"train.{heads[0]}.{weight}", 0.0, "some head that trains needs a weight above 0")
+    require(train.in_batch_negatives or not train.query_negatives, "train.query_negatives", True,
              "other queries are in-batch negatives; leave train.in_batch_negatives on")  # fmt: skip
     dims = train.matryoshka_dims
-    _require(all(d >= 1 for d in dims) and len(set(dims)) == len(dims), "train.matryoshka_dims", list(dims),
+    require(all(d >= 1 for d in dims) and len(set(dims)) == len(dims), "train.matryoshka_dims", list(dims),
              "use different lengths of at least 1")  # fmt: skip
 
 
@@ -148,21 +112,21 @@ def _check_heads(model: ModelConfig, train: TrainConfig) -> None:
     _check_list("train.heads", train.heads)
     for head in train.heads if train.heads != "auto" else ():
         had = model.heads == "auto" or head in model.heads
-        _require(had, "train.heads", head, f"the model's heads are {list(model.heads)}; add it to model.heads")
+        require(had, "train.heads", head, f"the model's heads are {list(model.heads)}; add it to model.heads")
     trained = train.heads if train.heads != "auto" else model.heads
     if train.freeze == "encoder" and trained != "auto":
-        _require(
+        require(
             trained != ("dense",), "train.freeze", train.freeze, "the dense head has no weights of its own to train"
         )
     name = train.dev_retriever
     if model.heads != "auto" and name not in ("auto", "hybrid"):
-        _require(name in model.heads, "train.dev_retriever", name, f"the model's heads are {list(model.heads)}")
+        require(name in model.heads, "train.dev_retriever", name, f"the model's heads are {list(model.heads)}")
 
 
 def _check_eval(evaluation: EvalConfig) -> None:
-    _at_least(0, "eval.seed", evaluation.seed)
-    _at_least(0, "eval.examples", evaluation.examples)
-    _require(evaluation.depth >= 100, "eval.depth", evaluation.depth, "Recall@100 needs at least 100")
-    _at_least(100, "eval.candidates", evaluation.candidates)
+    at_least(0, "eval.seed", evaluation.seed)
+    at_least(0, "eval.examples", evaluation.examples)
+    require(evaluation.depth >= 100, "eval.depth", evaluation.depth, "Recall@100 needs at least 100")
+    at_least(100, "eval.candidates", evaluation.candidates)
     for option in ("bootstrap_samples", "permutations"):
-        _at_least(100, f"eval.{option}", getattr(evaluation, option))
+        at_least(100, f"eval.{option}", getattr(evaluation, option))

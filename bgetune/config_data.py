@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Builder = Literal["question_answer", "title_body", "heading_section", "faq", "paraphrase", "excerpts", "docstring_code"]
+Leakage = Literal["error", "drop", "warn"]
 Signal = Literal["dense", "sparse", "multi_vector", "bm25", "hybrid", "random"]
 
 
@@ -90,7 +91,7 @@ class DataConfig:
     """Name -> source. Measured on (test) only; training never sees them."""
     public: dict[str, str] = field(default_factory=dict)
     """Name -> BEIR folder of a public benchmark whose test queries must not be among the domain's train queries."""
-    leakage: Literal["error", "drop", "warn"] = "error"
+    leakage: Leakage = "error"
     """When a train query is known from dev, test, a guard or a public set: stop; leave it out of train; or only say
     so."""
 

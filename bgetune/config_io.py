@@ -73,7 +73,9 @@ def _nearest_key(dotted: str, siblings: list[str]) -> str:
         return hint.replace('"', f'"{head}.', 1) if head else hint
     elsewhere = [known for known in dotted_keys() if known.rpartition(".")[2] == name]
     if elsewhere:
-        return f'; did you mean "{min(elsewhere, key=lambda known: known.count("."))}"?'
+        fewest = min(known.count(".") for known in elsewhere)
+        names = [f'"{known}"' for known in elsewhere if known.count(".") == fewest]
+        return f"; did you mean {' or '.join(names)}?"
     return did_you_mean(dotted, [key for key in dotted_keys() if key.rpartition(".")[0] != head])
 
 

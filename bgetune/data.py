@@ -6,7 +6,7 @@ Every reader checks what it reads and names the file and line of the first mista
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,9 @@ def judgement_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
             yield f"{path}:{number}", cells
 
 
-def judgement_problems(cells: list[str], where: str, query_ids: set[str], passage_ids: set[str]) -> Iterator[str]:
+def judgement_problems(
+    cells: list[str], where: str, query_ids: Container[str], passage_ids: Container[str]
+) -> Iterator[str]:
     """Everything that is wrong with one line of a qrels file; nothing when it is good."""
     if len(cells) != 3:
         line = "\t".join(cells)
@@ -174,7 +176,7 @@ def judgement_problems(cells: list[str], where: str, query_ids: set[str], passag
         yield f"{where}: the score {score} is not whole; trec_eval's grades are 0, 1, 2, ..."
 
 
-def read_qrels(path: Path, query_ids: set[str], passage_ids: set[str]) -> Qrels:
+def read_qrels(path: Path, query_ids: Container[str], passage_ids: Container[str]) -> Qrels:
     """Read a tab-separated file of query-id, corpus-id, score with a header line."""
     qrels: Qrels = {}
     for where, cells in judgement_lines(path):

@@ -1,4 +1,7 @@
-"""Encoded texts as arrays, in memory or in a folder of .npy files that are mapped when they are read."""
+"""Encoded texts as arrays, in memory or in a folder of .npy files that are mapped when they are read.
+
+Shapes: N texts, T tokens of all texts together, D width of a dense vector, M width of a token's vector.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,47 @@ import numpy as np
 
 from bgetune.config import Head
 from bgetune.encoder import Encoder
-from bgetune.files import read_json, write_json
+from bgetune.files import read_json, sha256_file, write_json
 from bgetune.index.multi_vector import TokenMatrix
 from bgetune.index.sparse import SparseMatrix
 from bgetune.representations import Representations
 
 
+class RowPieces:
+    """Rows [T, M] that lie in several arrays, one after the other; taken as from one array, and never joined."""
+
+    def __init__(self, pieces: Sequence[np.ndarray]) -> None:
+        self._pieces = pieces
+        self._starts = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces], dtype=np.int64)])
+        self.shape = (int(self._starts[-1]), pieces[0].shape[1])
+        self.dtype = pieces[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, at: np.ndarray | slice) -> np.ndarray:
+        """The rows at positions int64 [N], or of a slice: [N, M], read into memory.
+
+        >>> rows = RowPieces([np.array([[1.0], [2.0]]), np.array([[3.0]])])
+        >>> rows[np.array([2, 0])].tolist(), rows[1:].tolist()
+        ([[3.0], [1.0]], [[2.0], [3.0]])
+        """
+        if isinstance(at, slice):
+            at = np.arange(*at.indices(len(self)))
+        found = np.empty((len(at), self.shape[1]), dtype=self.dtype)
+        of_piece = np.searchsorted(self._starts, at, side="right") - 1
+        for piece in np.unique(of_piece):
+            here = of_piece == piece
+            found[here] = self._pieces[piece][at[here] - self._starts[piece]]
+        return found
+
+
 @dataclass(frozen=True)
 class Encoded:
-    """N texts as each head sees them; None for a head that was not asked for. dense: float32 [N, D]."""
+    """N texts as each head sees them; None for a head that was not asked for.
+
+    dense: float32 or float16 [N, D], in memory or mapped.
+    """
 
     dense: np.ndarray | None = None
     sparse: SparseMatrix | None = None
@@ -32,11 +67,11 @@ class Encoded:
 
     @classmethod
     def read(cls, folder: Path) -> Encoded:
-        """What a `Store` has written. The token vectors, which are many, are mapped and not read."""
+        """What a `Writer` has written. Vectors are mapped and not read."""
         heads = read_json(folder / "heads.json")
 
         def array(name: str) -> np.ndarray:
-            return np.load(folder / f"{name}.npy", mmap_mode="r" if name == "multi_vectors" else None)
+            return np.load(folder / f"{name}.npy", mmap_mode="r")
 
         sparse = multi = None
         if "sparse" in heads:
@@ -47,19 +82,59 @@ class Encoded:
             multi = TokenMatrix(array("multi_vectors"), array("multi_offsets"))
         return cls(array("dense") if "dense" in heads else None, sparse, multi)
 
+    @classmethod
+    def join(cls, pieces: Sequence[Encoded]) -> Encoded:
+        """The texts of all pieces, one piece after the other. Token vectors stay where they are."""
+        if len(pieces) == 1:
+            return pieces[0]
+        dense = [piece.dense for piece in pieces if piece.dense is not None]
+        sparse = [piece.sparse for piece in pieces if piece.sparse is not None]
+        multi = [piece.multi_vector for piece in pieces if piece.multi_vector is not None]
+        return cls(
+            np.concatenate(dense) if dense else None,
+            SparseMatrix(
+                _joined_offsets([piece.indptr for piece in sparse]),
+                np.concatenate([piece.ids for piece in sparse]),
+                np.concatenate([piece.weights for piece in sparse]),
+                sparse[0].width,
+            )
+            if sparse
+            else None,
+            TokenMatrix(
+                RowPieces([np.asarray(piece.vectors) for piece in multi]),
+                _joined_offsets([piece.offsets for piece in multi]),
+            )
+            if multi
+            else None,
+        )
 
-class Store:
+
+def _joined_offsets(offsets: Sequence[np.ndarray]) -> np.ndarray:
+    """
+    >>> _joined_offsets([np.array([0, 2]), np.array([0, 1, 4])]).tolist()
+    [0, 2, 3, 6]
+    """
+    return np.concatenate([[0], np.cumsum(np.concatenate([np.diff(each) for each in offsets]), dtype=np.int64)])
+
+
+class Writer:
     """Takes representations batch by batch, in any order of the texts, and ends as `Encoded`.
 
-    With a folder the arrays are written there, and the token vectors never stand in memory. Token vectors are kept in
-    half precision.
+    With a folder the arrays are written there, with their checksums, and the token vectors never stand in memory. Token
+    vectors are kept in half precision, dense vectors as `dtype` says.
     """
 
     def __init__(
-        self, encoder: Encoder, token_ids: Sequence[Sequence[int]], heads: Sequence[Head], folder: Path | None
+        self,
+        encoder: Encoder,
+        token_ids: Sequence[Sequence[int]],
+        heads: Sequence[Head],
+        folder: Path | None,
+        dtype: str = "fp32",
     ) -> None:
         self._folder, self._heads, self._width = folder, heads, len(encoder.tokenizer)
-        self._dense = np.empty((len(token_ids), encoder.width), dtype=np.float32) if "dense" in heads else None
+        kept = np.float16 if dtype == "fp16" else np.float32
+        self._dense = np.empty((len(token_ids), encoder.width), dtype=kept) if "dense" in heads else None
         self._sparse: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._sparse_lengths = np.zeros(len(token_ids), dtype=np.int64)
         if "multi_vector" in heads:
@@ -125,4 +200,5 @@ class Store:
             else:
                 np.save(folder / "multi_vectors.npy", self._multi)
             heads["multi_vector"] = {}
-        write_json(folder / "heads.json", heads)
+        sums = {path.name: sha256_file(path) for path in sorted(folder.glob("*.npy"))}
+        write_json(folder / "heads.json", {**heads, "texts": len(self._sparse_lengths), "sha256": sums})

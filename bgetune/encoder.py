@@ -141,8 +141,10 @@ class Encoder(nn.Module):
         """
         tokens = {"input_ids": input_ids} if embedded is None else {"inputs_embeds": embedded}
         states = self.backbone(attention_mask=attention_mask, **tokens).last_hidden_state
-        plan = plan or self.plan(input_ids.cpu(), attention_mask.cpu())
         wanted = self.heads if heads is None else heads
+        # the dense head alone needs no plan, and making one takes time
+        if plan is None and (tuple(wanted) != ("dense",) or self.spec.pooling == "mcls"):
+            plan = self.plan(input_ids.cpu(), attention_mask.cpu())
         return self.layers.represent(states, attention_mask, plan, wanted, self.spec.pooling, self.spec.normalize)
 
     def plan(self, input_ids: Tensor, attention_mask: Tensor) -> TokenPlan:

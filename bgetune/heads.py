@@ -134,16 +134,25 @@ class HeadLayers(nn.Module):
         self.colbert_linear = self.colbert_linear or others.colbert_linear
 
     def represent(
-        self, hidden: Tensor, mask: Tensor, plan: TokenPlan, heads: Sequence[Head], pooling: Pooling, normalize: bool
+        self,
+        hidden: Tensor,
+        mask: Tensor,
+        plan: TokenPlan | None,
+        heads: Sequence[Head],
+        pooling: Pooling,
+        normalize: bool,
     ) -> Representations:
-        """What `heads` make of token states [N, L, H]."""
+        """What `heads` make of token states [N, L, H]; the dense head needs a plan for `mcls` alone."""
         found: dict[str, Tensor | SparseRows | TokenVectors] = {}
         if "dense" in heads:
-            found["dense"] = dense(hidden, mask, pooling, normalize, plan.cls_at.to(hidden.device))
+            cls_at = None if plan is None else plan.cls_at.to(hidden.device)
+            found["dense"] = dense(hidden, mask, pooling, normalize, cls_at)
         if "sparse" in heads:
+            assert plan is not None
             assert self.sparse_linear is not None, "the encoder has no sparse head"
             found["sparse"] = sparse(hidden, self.sparse_linear, plan)
         if "multi_vector" in heads:
+            assert plan is not None
             assert self.colbert_linear is not None, "the encoder has no multi-vector head"
             found["multi_vector"] = multi_vector(hidden, self.colbert_linear, plan, normalize)
         return Representations(**found)  # type: ignore[arg-type]

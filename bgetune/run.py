@@ -4,12 +4,13 @@ Layout of `runs/<name>/`, in the order in which it comes to be:
 
     config.yaml                  the effective configuration
     data/<set>/                  BEIR layout: the domain and each guard
-    mined/train.jsonl            training examples
+    mined/                       train.jsonl, the training examples; audit.html; stats.json; ranks.npz
     checkpoints/step-N/, best/   to resume from; the best model on dev
     logs/train.jsonl             one line a step
     report/                      report.json, report.md, TREC run files
     export/                      the folder other tools read
     vectors/                     encoded texts, named by the hash of weights, texts and settings
+    rounds/<n>/                  mined, checkpoints and logs of round n, from the second on
     manifests/<stage>.json       what a finished stage was made from, and hashes of what it made
 """
 
@@ -35,9 +36,10 @@ STARTED_HEADS = "started_heads"
 
 @dataclass(frozen=True)
 class Run:
-    """Where everything of a job is."""
+    """Where everything of a job is, as one of its rounds of mining and training sees it."""
 
     root: Path
+    round: int = 1
 
     @property
     def config_file(self) -> Path:
@@ -47,12 +49,21 @@ class Run:
         return self.root / "data" / name
 
     @property
+    def round_folder(self) -> Path:
+        """The first round's work is in the job's folder itself."""
+        return self.root if self.round == 1 else self.root / "rounds" / str(self.round)
+
+    @property
+    def round_before(self) -> Run | None:
+        return None if self.round == 1 else Run(self.root, self.round - 1)
+
+    @property
     def examples(self) -> Path:
-        return self.root / "mined" / "train.jsonl"
+        return self.round_folder / "mined" / "train.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        return self.root / "checkpoints"
+        return self.round_folder / "checkpoints"
 
     @property
     def best(self) -> Path:
@@ -66,7 +77,7 @@ class Run:
 
     @property
     def train_log(self) -> Path:
-        return self.root / "logs" / "train.jsonl"
+        return self.round_folder / "logs" / "train.jsonl"
 
     @property
     def report(self) -> Path:
@@ -82,16 +93,21 @@ class Run:
 
     @property
     def best_vectors(self) -> Path:
-        """Texts encoded by the best checkpoint: dev's, then those of the evaluation."""
-        return self.vectors / "best"
+        """Texts encoded by the best checkpoint: dev's, then those of the next round and of the evaluation."""
+        return self.vectors / ("best" if self.round == 1 else f"best-{self.round}")
 
     def manifest(self, stage: str) -> Path:
         """What a finished stage was made from, and hashes of what it made."""
-        return self.root / "manifests" / f"{stage}.json"
+        return self._manifests / f"{stage}.json"
 
     def started(self, stage: str) -> Path:
         """What a stage that has begun and not ended is made from."""
-        return self.root / "manifests" / f"{stage}.started.json"
+        return self._manifests / f"{stage}.started.json"
+
+    @property
+    def _manifests(self) -> Path:
+        # stages that are not part of a round have one manifest, whatever the last round is
+        return self.root / "manifests"
 
     @property
     def resumable(self) -> Path:

@@ -16,6 +16,7 @@ from bgetune.files import atomic_file
 from bgetune.fusion import best, candidates, reciprocal_rank, weighted_sum
 from bgetune.index.bm25 import BM25Index
 from bgetune.index.dense import DenseIndex
+from bgetune.index.exact import pair_scores
 from bgetune.index.multi_vector import MultiVectorIndex
 from bgetune.index.sparse import SparseIndex
 from bgetune.metrics import Results
@@ -137,24 +138,6 @@ class _Searched:
                 self._scores["multi_vector"] = index.rerank(self._questions.multi_vector, self._rows, label)
             self._scores = {head: np.where(empty, -np.inf, scores) for head, scores in self._scores.items()}
         return self._scores
-
-
-def pair_scores(queries: np.ndarray, passages: np.ndarray, rows: np.ndarray, similarity: Similarity) -> np.ndarray:
-    """float32 [Q, C]: scores of each query, [Q, D], with its own passages out of [N, D]; row -1 gives anything.
-
-    >>> pair_scores(np.eye(2), np.array([[0.0, 2.0], [3.0, 4.0]]), np.array([[1], [0]]), "dot").tolist()
-    [[3.0], [2.0]]
-    """
-    found = np.empty(rows.shape, dtype=np.float32)
-    for i, query in enumerate(queries):
-        own = passages[rows[i]]
-        if similarity == "euclidean":
-            found[i] = -np.linalg.norm(own - query, axis=1)
-        else:
-            found[i] = own @ query
-            if similarity == "cosine":
-                found[i] /= np.maximum(np.linalg.norm(own, axis=1) * np.linalg.norm(query), 1e-12)
-    return found
 
 
 def search_bm25(queries: Texts, corpus: Texts, depth: int) -> Results:

@@ -15,7 +15,7 @@ from bgetune.data import write_retrieval_set
 from bgetune.errors import UserError, did_you_mean, exit_code
 from bgetune.files import atomic_folder
 from bgetune.run import Run
-from bgetune.stages import run_stage
+from bgetune.stage_program import run_stage
 
 log = logging.getLogger("bgetune")
 
@@ -47,7 +47,7 @@ def _prepare(config: JobConfig, run: Run) -> None:
 
 
 def _mine(config: JobConfig, run: Run) -> None:
-    from .mine import mine  # imports torch
+    from .mining.mine import mine  # imports torch
 
     mine(config, run)
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from bgetune.config import JobConfig
-from bgetune.config_data import SourceConfig
+from bgetune.config_data import Leakage
 from bgetune.data import RetrievalSet, Texts, write_retrieval_set
 from bgetune.errors import UserError
 from bgetune.examples import write_examples
 from bgetune.files import atomic_folder
 from bgetune.run import Run
 
+from .clean.leakage import Leak, leaks, read_public, settle
 from .neardup import near_duplicates
 from .sources import Loaded, load
+from .synthesis.stage import add_synthetic
 
 log = logging.getLogger("bgetune")
 
@@ -25,29 +28,42 @@ GIVEN = "given.jsonl"
 
 
 def prepare(config: JobConfig, run: Run) -> None:
-    """Read, check and write every set; a guard that shares queries with training is refused.
+    """Read, clean, check and write every set; nothing is written before all are good.
 
     Raises:
-        UserError: see `sources.load`; a guard's test queries are among the domain's train queries.
+        UserError: see `sources.load`; train queries are known from what is measured on, and `data.leakage` is error.
     """
     start = time.monotonic()
-    domain = load(config.data.domain, "data.domain", guard=False)
-    _warn_of_overlap(config.data.name, domain.data)
-    _write(run.data(config.data.name), domain, config.data.name, start)
+    enrich = None if config.synthesize.url is None else partial(add_synthetic, config=config, run=run)
+    domain = load(config.data.domain, "data.domain", guard=False, model=config.model, enrich=enrich)
+    guards: dict[str, Loaded] = {}
     for name, source in config.data.guards.items():
-        start = time.monotonic()
         option = f"data.guards.{name}"
-        guard = load(source, option, guard=True)
-        guard = replace(guard, data=_apart_from_training(guard.data, domain.data, source, option))
-        _write(run.data(name), guard, name, start)
+        guard = load(source, option, guard=True, model=config.model)
+        if source.kind == "harvest":
+            guard = replace(guard, data=_apart_from_training(guard.data, domain.data, option))
+        guards[name] = guard
+    measured = {**{name: guard.data for name, guard in guards.items()}, **read_public(config.data.public)}
+    domain = _without_leaks(domain, leaks(domain.data, measured), config.data.leakage)
+    for name, loaded in {config.data.name: domain, **guards}.items():
+        _write(run.data(name), loaded, name)
+    log.info("prepare: done in %.1f s", time.monotonic() - start)
 
 
-def _write(folder: Path, loaded: Loaded, name: str, start: float) -> None:
-    with atomic_folder(folder) as partial:
-        write_retrieval_set(partial, loaded.data)
+def _without_leaks(domain: Loaded, found: list[Leak], how: Leakage) -> Loaded:
+    data = settle(domain.data, found, how)
+    given = domain.given
+    if given is not None:
+        given = [example for example in given if example.query_id in data.qrels["train"]]
+    return Loaded(data, given)
+
+
+def _write(folder: Path, loaded: Loaded, name: str) -> None:
+    with atomic_folder(folder) as new:
+        write_retrieval_set(new, loaded.data)
         if loaded.given is not None:
-            write_examples(partial / GIVEN, loaded.given)
-    log.info("prepare: %s: %s, %.1f s", name, describe(loaded.data), time.monotonic() - start)
+            write_examples(new / GIVEN, loaded.given)
+    log.info("prepare: %s: %s", name, describe(loaded.data))
 
 
 def describe(data: RetrievalSet) -> str:
@@ -56,40 +72,13 @@ def describe(data: RetrievalSet) -> str:
     return f"{len(data.corpus):,} passages, queries: {splits}"
 
 
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
+def _apart_from_training(guard: RetrievalSet, domain: RetrievalSet, option: str) -> RetrievalSet:
+    """Harvested code without what training sees: it holds copies of the standard library, and stock phrases.
 
-
-def _warn_of_overlap(name: str, data: RetrievalSet) -> None:
-    train = {_folded(text) for text in data.queries_of("train").texts}
-    for split in ("dev", "test"):
-        count = sum(_folded(text) in train for text in data.queries_of(split).texts)
-        if count:
-            log.warning(
-                "prepare: %s: %d of its %s queries are train queries too; its gain there is too good",
-                name,
-                count,
-                split,
-            )
-
-
-def _apart_from_training(guard: RetrievalSet, domain: RetrievalSet, source: SourceConfig, option: str) -> RetrievalSet:
-    """The guard without what training sees.
-
-    Harvested code holds copies of the standard library and stock phrases: such queries are left out. Data of the
-    user's own are not changed behind their back: an equal query is refused.
+    Data of the user's own are not changed behind their back; the leakage check speaks about them.
     """
     tested, trained = guard.queries_of("test"), domain.queries_of("train")
     ids, texts, train_ids, train_texts = tested.ids, tested.texts, trained.ids, trained.texts
-    if source.kind != "harvest":
-        train = {_folded(text) for text in train_texts}
-        count = sum(_folded(text) in train for text in texts)
-        if count:
-            raise UserError(
-                f"{option}: {count} of its {len(texts)} test queries are train queries of the domain, "
-                "so it guards nothing; remove them from one of the two"
-            )
-        return guard
     seen_queries = {i for i, _ in near_duplicates(texts, train_texts)}
     seen_passages = _near_train_positives(guard, domain, train_ids)
     qrels = guard.qrels["test"]

@@ -1,19 +1,26 @@
-"""From a SourceConfig to a retrieval set: a BEIR folder, FlagEmbedding's JSONL, `datasets`, installed code."""
+"""From a SourceConfig to a retrieval set: BEIR, FlagEmbedding's JSONL, `datasets`, documents, installed code."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bgetune.config import ModelConfig
 from bgetune.config_data import SourceConfig
 from bgetune.data import SPLITS, Qrels, RetrievalSet, json_lines, read_retrieval_set, source_path
 from bgetune.errors import UserError
 from bgetune.examples import Example, parse_example
+from bgetune.models import model_folder
 
+from .clean.filters import clean
+from .documents.build import documents_set
 from .harvest import harvest
 from .rows import Row, assemble
 from .split import cut, stable_hash
+
+log = logging.getLogger("bgetune")
 
 
 @dataclass(frozen=True)
@@ -24,13 +31,21 @@ class Loaded:
     given: list[Example] | None = None
 
 
-def load(source: SourceConfig, option: str, guard: bool) -> Loaded:
-    """Read one source and cut the splits it lacks.
+def load(
+    source: SourceConfig,
+    option: str,
+    guard: bool,
+    model: ModelConfig | None = None,
+    enrich: Callable[[RetrievalSet], RetrievalSet] | None = None,
+) -> Loaded:
+    """Read one source, clean it, and cut the splits it lacks.
 
     Args:
         source: what to read; `max_pairs` keeps the first queries by hash of (seed, query id), the corpus stays whole.
         option: the source's option, e.g. `data.domain`, for messages.
         guard: only a test split is needed, and only it is kept.
+        model: kind documents: its tokenizer counts the tokens of a passage.
+        enrich: gives queries to passages that have none, before anything is limited or cut.
 
     Returns:
         A domain's set has the splits train, dev and test, a guard's has test.
@@ -39,9 +54,16 @@ def load(source: SourceConfig, option: str, guard: bool) -> Loaded:
         UserError: the data are missing or broken, with file:line or the option; a split is empty and cannot be cut.
     """
     if source.kind == "harvest":
-        data, given = harvest(source, guard, f"{option}.packages"), None
+        data, given = _clean(harvest(source, guard, f"{option}.packages"), source, option), None
     else:
-        data, given = _read(source, option)
+        data, given = _read(source, option, model)
+        data = _clean(data, source, option)
+        if enrich is not None:
+            data = enrich(data)
+        if not any(data.qrels.values()):
+            raise UserError(
+                f"{option}: {_named(source)} has no query; name other documents.builders, or set synthesize.url"
+            )
         if source.max_pairs is not None:
             data = _limited(data, source.max_pairs, source.seed, f"{option}.max_pairs")
         data = _with_all_splits(data, source, option, guard)
@@ -52,16 +74,51 @@ def load(source: SourceConfig, option: str, guard: bool) -> Loaded:
             )
     if guard:
         return Loaded(_only_test(data))
-    if given is not None:
-        given = [example for example in given if example.query_id in data.qrels["train"]]
-    return Loaded(data, given)
+    return Loaded(data, _given_after(given, data))
 
 
 def _named(source: SourceConfig) -> str:
     return source.path or " ".join(source.packages)
 
 
-def _read(source: SourceConfig, option: str) -> tuple[RetrievalSet, list[Example] | None]:
+def _clean(data: RetrievalSet, source: SourceConfig, option: str) -> RetrievalSet:
+    cleaned, counts = clean(data, source.clean, source.kind, f"{option}.clean")
+    for reason, count in counts.items():
+        log.info("prepare: %s: %s: %d", option, reason, count)
+    return cleaned
+
+
+def _given_after(given: list[Example] | None, data: RetrievalSet) -> list[Example] | None:
+    """The examples as the cleaned and cut set has them: its train queries, their positives, negatives that are left."""
+    if given is None:
+        return None
+    train, text_of = data.qrels["train"], dict(zip(data.corpus.ids, data.corpus.full_texts(), strict=True))
+    found = []
+    for example in given:
+        if example.query_id not in train:
+            continue
+        positives = [passage_id for passage_id, grade in train[example.query_id].items() if grade > 0]
+        stay = [
+            i
+            for i, passage_id in enumerate(example.neg_ids or ())
+            if passage_id in text_of and passage_id not in positives
+        ]
+        same = positives == example.pos_ids
+        found.append(
+            replace(
+                example,
+                pos=[text_of[passage_id] for passage_id in positives],
+                pos_ids=positives,
+                pos_scores=example.pos_scores if same else None,
+                neg=[example.neg[i] for i in stay],
+                neg_ids=[(example.neg_ids or [])[i] for i in stay],
+                neg_scores=[example.neg_scores[i] for i in stay] if example.neg_scores else None,
+            )
+        )
+    return found
+
+
+def _read(source: SourceConfig, option: str, model: ModelConfig | None) -> tuple[RetrievalSet, list[Example] | None]:
     path = source_path(source)
     if source.kind == "beir":
         if not path.is_dir():
@@ -72,9 +129,27 @@ def _read(source: SourceConfig, option: str) -> tuple[RetrievalSet, list[Example
         return read_retrieval_set(path), None
     if source.kind == "flagembedding":
         return assemble(_flagembedding_rows(path, f"{option}.path"), path)
+    if source.kind == "documents":
+        assert model is not None, "documents are cut by a model's tokens"
+        return documents_set(source, token_counter(model), option), None
     from .hf import dataset_rows  # `datasets` takes seconds to import
 
     return assemble(dataset_rows(source, option), path)
+
+
+def token_counter(model: ModelConfig) -> Callable[[Sequence[str]], list[int]]:
+    """How many tokens each text has for a model, special tokens left out."""
+    from transformers import AutoTokenizer  # takes seconds
+
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(model), trust_remote_code=model.trust_remote_code)
+
+    def count(texts: Sequence[str]) -> list[int]:
+        if not texts:
+            return []
+        found = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
+        return [len(ids) for ids in found["input_ids"]]
+
+    return count
 
 
 def _flagembedding_rows(path: Path, option: str) -> Iterator[Row]:
@@ -112,7 +187,11 @@ def _with_all_splits(data: RetrievalSet, source: SourceConfig, option: str, guar
     missing = [(split, shares[split]) for split in needed if split not in data.qrels]
     if "train" in data.qrels:
         given = {split: qrels for split, qrels in data.qrels.items() if split != "train"}
-        return replace(data, qrels={**given, **cut(data, missing, source.seed)}) if missing else data
+        return (
+            replace(data, qrels={**given, **cut(data, missing, source.seed, source.split_by, f"{option}.split_by")})
+            if missing
+            else data
+        )
     if missing or not guard:
         lacking = ", ".join(["train", *(split for split, _ in missing)] if not guard else ["test"])
         raise UserError(

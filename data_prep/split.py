@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
 
-from bgetune.data import Qrels, RetrievalSet
+from bgetune.data import Qrels, RetrievalSet, Texts
+from bgetune.errors import UserError
 
 from .neardup import near_duplicates, words_of
 
@@ -38,22 +40,43 @@ def fill(sizes: Sequence[int], shares: Sequence[tuple[str, float]]) -> list[str]
     return splits
 
 
-def cut(data: RetrievalSet, shares: Sequence[tuple[str, float]], seed: int) -> dict[str, Qrels]:
+def cut(
+    data: RetrievalSet,
+    shares: Sequence[tuple[str, float]],
+    seed: int,
+    split_by: Literal["query", "document", "group"] = "query",
+    option: str = "split_by",
+) -> dict[str, Qrels]:
     """Cut new splits from the train queries.
 
-    Queries that are near-duplicates (token Jaccard >= 0.8) or share a positive stay together; such groups are ordered
-    by the hash of (seed, their smallest query id).
+    Queries that are near-duplicates (token Jaccard >= 0.8) or share a positive stay together; by document also those
+    whose positives have the same `document` in their metadata; by group also those that have the same `group` in
+    their own metadata or in a positive's. Such groups are ordered by the hash of (seed, their smallest query id).
 
     Args:
         data: a set with a train split.
         shares: (split, share of the train queries) for each split to cut, e.g. [("test", 0.2), ("dev", 0.1)].
+        option: the name of `split_by` in messages, e.g. `data.domain.split_by`.
 
     Returns:
         Split -> qrels, `train` and the new ones; a split without a query is absent.
+
+    Raises:
+        UserError: by group, and neither a train query nor a positive has one.
     """
     train = data.qrels["train"]
     queries = data.queries_of("train")
-    groups = sorted(_groups(queries.ids, queries.texts, train), key=lambda group: stable_hash(seed, group[0]))
+    by_metadata: dict[str, list[str]] = {}
+    if split_by != "query":
+        for query_id, key in _metadata_keys(data, queries, split_by):
+            by_metadata.setdefault(key, []).append(query_id)
+    if split_by == "group" and not by_metadata:
+        raise UserError(
+            f'{option}: group, but no train query or passage of one has "group" in its metadata; '
+            "give them one or split by query or document"
+        )
+    links = [*_links(queries.ids, queries.texts, train), *by_metadata.values()]
+    groups = sorted(_connected(queries.ids, links), key=lambda group: stable_hash(seed, group[0]))
     splits = fill([len(group) for group in groups], shares)
     home = {query_id: split for group, split in zip(groups, splits, strict=True) for query_id in group}
     qrels: dict[str, Qrels] = {}
@@ -62,8 +85,19 @@ def cut(data: RetrievalSet, shares: Sequence[tuple[str, float]], seed: int) -> d
     return qrels
 
 
-def _groups(ids: Sequence[str], texts: Sequence[str], qrels: Qrels) -> list[list[str]]:
-    """Sorted lists of the query ids that must stay together."""
+def _metadata_keys(data: RetrievalSet, queries: Texts, key: str) -> Iterator[tuple[str, str]]:
+    """(query id, value of `key`) for each train query and each of its positives that has one."""
+    known_of = dict(zip(data.corpus.ids, data.corpus.metadata, strict=False))
+    for i, query_id in enumerate(queries.ids):
+        positives = [passage_id for passage_id, score in data.qrels["train"][query_id].items() if score > 0]
+        metadata: list[dict[str, Any]] = [known_of.get(passage_id, {}) for passage_id in positives]
+        if key == "group" and queries.metadata:
+            metadata.append(queries.metadata[i])
+        yield from ((query_id, str(known[key])) for known in metadata if known.get(key) is not None)
+
+
+def _links(ids: Sequence[str], texts: Sequence[str], qrels: Qrels) -> list[list[str]]:
+    """Lists of query ids that must stay together: near-equal ones, and those that share a positive."""
     by_words: dict[frozenset[str], list[str]] = {}
     by_passage: dict[str, list[str]] = {}
     # one text for each set of words: thousands of equal queries would be millions of pairs
@@ -77,7 +111,7 @@ def _groups(ids: Sequence[str], texts: Sequence[str], qrels: Qrels) -> list[list
     keys = list(by_words)
     distinct = [example[key] for key in keys]
     alike = ([by_words[keys[i]][0], by_words[keys[j]][0]] for i, j in near_duplicates(distinct, distinct) if i < j)
-    return _connected(ids, [*by_words.values(), *by_passage.values(), *alike])
+    return [*by_words.values(), *by_passage.values(), *alike]
 
 
 def _connected(ids: Iterable[str], links: Iterable[Sequence[str]]) -> list[list[str]]:

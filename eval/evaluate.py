@@ -15,6 +15,7 @@ from bgetune.search import HYBRID, retrievers_of, search, search_bm25, write_tre
 
 from .markdown import to_markdown
 from .report import build_report, to_json
+from .rounds import rounds_of
 from .sets import VERSIONS, EvalSet, read_eval_set
 from .terminal import print_report
 
@@ -32,7 +33,9 @@ def evaluate(config: JobConfig, run: Run) -> None:
     made_by: dict[str, str | None] = {"name": config.model.name_or_path, "revision": config.model.revision}
     for version in VERSIONS:  # one model in memory at a time
         made_by.update(_search_all(version, sets, config, run))
-    report = build_report(config, sets, made_by, _deciding(run, sets))
+    deciding = _deciding(run, sets)
+    report = build_report(config, sets, made_by, deciding)
+    report["rounds"] = rounds_of(config, run, sets[0], deciding)
     with atomic_folder(run.report) as folder:
         _write_runs(folder / "runs", sets)
         write_text(folder / "report.json", to_json(report))

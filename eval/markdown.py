@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .figures import COLUMNS, count, signed, table
+from .rounds import ROUND_COLUMNS, round_rows
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 
@@ -30,6 +31,8 @@ def to_markdown(report: Mapping[str, Any], config_file: Path) -> str:
         parts.append("\n".join(f"- {escape(line)}" for line in others))
     for name, measured in report["sets"].items():
         parts += _set_parts(name, measured)
+    if report.get("rounds"):
+        parts += ["## Rounds of mining and training", _grid(ROUND_COLUMNS, round_rows(report["rounds"]))]
     parts += _reproduction(report, config_file)
     return "\n\n".join(parts) + "\n"
 
@@ -48,7 +51,7 @@ def _set_parts(name: str, measured: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def _grid(header: tuple[str, ...], rows: list[list[str]]) -> str:
+def _grid(header: Sequence[str], rows: list[list[str]]) -> str:
     marks = ["---" if i < 2 else "---:" for i in range(len(header))]
     lines = [list(header), marks, *([escape(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .figures import COLUMNS, count, table
+from .rounds import ROUND_COLUMNS, round_rows
 
 # rich would squeeze the table into a narrow window, or the 80 columns of a pipe, by cutting digits.
 _LEAST_WIDTH = 110
@@ -31,5 +32,16 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
         for row in table(measured):
             grid.add_row(*(Text(cell) for cell in row))
         out.print(grid)
+    if report.get("rounds"):
+        out.print(_rounds(report["rounds"]))
     for line in report["headline"]:
         out.print(Text(line), soft_wrap=True)
+
+
+def _rounds(rounds: list[dict[str, Any]]) -> Table:
+    grid = Table(title=Text("rounds of mining and training"), title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ROUND_COLUMNS:
+        grid.add_column(column, justify="right", no_wrap=True)
+    for row in round_rows(rounds):
+        grid.add_row(*(Text(cell) for cell in row))
+    return grid

@@ -20,7 +20,7 @@ from typing import Any
 import transformers.models.bert.modeling_bert  # noqa: F401 - else each child spends its time on it
 
 import bgetune.files
-import bgetune.stages
+import bgetune.stage_program
 import train.checkpoint
 import train.log
 import train.trainer
@@ -107,7 +107,7 @@ MOMENTS: dict[str, Callable[[int], None]] = {
     "after checkpoint": lambda n: at_call(train.checkpoint, "save", n, after),
     "before optimizer state": lambda n: at_call(train.checkpoint, "save_file", n, before),
     "in removal of old checkpoint": in_removal,
-    "before seal": lambda n: at_call(bgetune.stages, "_seal", n, before),
+    "before seal": lambda n: at_call(bgetune.stage_program, "seal", n, before),
 }
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from bgetune.config import JobConfig
 from bgetune.config_io import dotted_keys, flatten, load_job, parse_job, to_dict, to_yaml
-from bgetune.stages import run_stage
+from bgetune.stage_program import run_stage
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -104,7 +104,7 @@ MISTAKES: dict[str, tuple[str | None, list[str], str]] = {
     "key in the wrong section": (
         GOOD + "model:\n  temperature: 0.1\n",
         [],
-        'job.yaml:6: unknown key "model.temperature"; did you mean "train.temperature"?',
+        'job.yaml:6: unknown key "model.temperature"; did you mean "synthesize.temperature" or "train.temperature"?',
     ),
     "unknown key of a guard": (
         GOOD + "  guards:\n    g:\n      pth: x\n",

@@ -23,6 +23,7 @@ from bgetune.index.dense import DenseIndex
 from bgetune.layout import EncoderSpec
 from bgetune.scores import dense_scores
 from tests import tiny
+from tests.tiny import shards_in
 
 TEXTS = ["heart pain", "what does the drug cure for lung and liver and skin", "bone", "risk sign " * 8, "0 1 2 3"]
 
@@ -161,14 +162,14 @@ def test_vectors_are_never_stale(folder, tmp_path):
         return encode_once(encoder, texts_of(texts), role, config, "test", tmp_path).vectors
 
     first = once(TEXTS)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(shards_in(tmp_path)) == 1
     np.testing.assert_array_equal(once(TEXTS), first)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(shards_in(tmp_path)) == 1
     swapped = once(TEXTS[::-1])
     np.testing.assert_allclose(swapped, first[::-1], atol=1e-6)
     changed = once([*TEXTS[:-1], "heart"])
     assert not np.allclose(changed[-1], first[-1])
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(shards_in(tmp_path)) == 3
     with torch.no_grad():
         for parameter in encoder.backbone.parameters():
             parameter.mul_(1.5)

@@ -19,7 +19,7 @@ from bgetune.data import Texts
 from bgetune.encode import encode
 from bgetune.encoder import Encoder
 from bgetune.files import read_json, write_json
-from bgetune.stages import weights_files_hash
+from bgetune.manifest import weights_files_hash
 from tests import jobs, tiny
 from tests.jobs import Job, only_error
 

@@ -70,7 +70,7 @@ def test_ids_ranks_and_scores_are_those_of_exact_search(tmp_path, similarity):
 def test_two_runs_give_the_same_bytes(tmp_path):
     job = jobs.mined(tmp_path)
     before = {path.name: path.read_bytes() for path in job.run.examples.parent.iterdir()}
-    assert set(before) == {"train.jsonl", "stats.json"}
+    assert set(before) == {"train.jsonl", "stats.json", "audit.html", "ranks.npz"}
     assert main(["mine", *job.words, "--force"]) == 0  # from the stored vectors
     again = {path.name: path.read_bytes() for path in job.run.examples.parent.iterdir()}
     (tmp_path / "elsewhere").mkdir()

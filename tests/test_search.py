@@ -16,7 +16,7 @@ from bgetune import search as search_module
 from bgetune.config import EvalConfig, Head, HeadConfig, JobConfig, ModelConfig, TrainConfig
 from bgetune.data import Texts, read_retrieval_set
 from bgetune.encode import encode, encode_once
-from bgetune.encoded import Encoded, Store
+from bgetune.encoded import Encoded, Writer
 from bgetune.encoder import Encoder
 from bgetune.index.multi_vector import TokenMatrix
 from bgetune.index.sparse import SparseMatrix
@@ -24,6 +24,7 @@ from bgetune.metrics import Results
 from bgetune.representations import Representations
 from bgetune.search import HYBRID, RRF, as_results, pair_scores, retrievers_of, search
 from tests import tiny
+from tests.tiny import shards_in
 
 HEADS: tuple[Head, ...] = ("dense", "sparse", "multi_vector")
 EVERYTHING = retrievers_of(HEADS)
@@ -240,7 +241,7 @@ def test_what_was_kept_is_what_was_computed(domain: Domain, tmp_path: Path, head
     fresh = encode(encoder, texts, "passage", config, "test", heads)
     kept = encode_once(encoder, texts, "passage", config, "test", tmp_path, heads)
     read = encode_once(encoder, texts, "passage", config, "test", tmp_path, heads)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = shards_in(tmp_path)
     for other in (kept, read, Encoded.read(folder)):
         same(fresh, other, heads)
     assert isinstance(Encoded.read(folder).multi_vector.vectors, np.memmap) if "multi_vector" in heads else True
@@ -264,8 +265,8 @@ def same(one: Encoded, other: Encoded, heads: tuple[str, ...]) -> None:
 
 def test_a_search_from_the_cache_is_the_same(domain: Domain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = domain.search(tmp_path, EVERYTHING)
-    assert len(list(tmp_path.iterdir())) == 2
-    monkeypatch.setattr(Store, "put", None)  # nothing can be encoded
+    assert len(shards_in(tmp_path)) == 2
+    monkeypatch.setattr(Writer, "put", None)  # nothing can be encoded
     again = domain.search(tmp_path, EVERYTHING)
     assert first == again
     for name in EVERYTHING:
@@ -275,9 +276,9 @@ def test_a_search_from_the_cache_is_the_same(domain: Domain, tmp_path: Path, mon
 def test_each_set_of_heads_is_kept_apart(domain: Domain, tmp_path: Path) -> None:
     domain.search(tmp_path, ["dense"])
     domain.search(tmp_path, ["sparse"])
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(shards_in(tmp_path)) == 4
     domain.search(tmp_path, ["dense"])
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(shards_in(tmp_path)) == 4
 
 
 @pytest.mark.parametrize("after", [0, 1])
@@ -285,20 +286,20 @@ def test_a_folder_is_whole_or_absent(
     domain: Domain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     """Whenever encoding fails: at its first batch, or after some."""
-    put, calls = Store.put, []
+    put, calls = Writer.put, []
 
-    def failing(self: Store, texts: Any, found: Any) -> None:
+    def failing(self: Writer, texts: Any, found: Any) -> None:
         calls.append(texts)
         if len(calls) > after:
             raise KeyboardInterrupt
         put(self, texts, found)
 
-    monkeypatch.setattr(Store, "put", failing)
+    monkeypatch.setattr(Writer, "put", failing)
     domain = domain.with_config(encode_batch_tokens=64)
     with pytest.raises(KeyboardInterrupt):
         domain.search(tmp_path, EVERYTHING)
-    assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(Store, "put", put)
+    assert shards_in(tmp_path) == []
+    monkeypatch.setattr(Writer, "put", put)
     assert domain.search(tmp_path, EVERYTHING) == domain.search(tmp_path / "other", EVERYTHING)
 
 

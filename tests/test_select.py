@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from bgetune.config_data import MineConfig
-from bgetune.data import normalised
-from data_prep import select
-from data_prep.select import Candidate, filter_candidates, sample, score_limit
+from bgetune.corpus import text_hash
+from data_prep.mining import select
+from data_prep.mining.select import Candidate, Query, filter_candidates, quotas, sample, score_limit
 
 OFF = {"max_share_of_positive": None}
 
@@ -25,10 +25,15 @@ def kept(
     refused: set[str] = frozenset(),  # type: ignore[assignment]
     texts: list[str] | None = None,
     limit: float = float("inf"),
+    suspected: set[int] = frozenset(),  # type: ignore[assignment]
+    near: set[int] = frozenset(),  # type: ignore[assignment]
 ) -> tuple[list[int], dict[str, int]]:
     dropped: Counter[str] = Counter()
-    folded = [normalised(text) for text in texts or [f"text {c.row}" for c in found]]
-    left = filter_candidates(found, set(known), {normalised(t) for t in refused}, folded, limit, dropped)
+    hashes = [text_hash(text) for text in texts or [f"text {c.row}" for c in found]]
+    query = Query("q", frozenset(known), frozenset(text_hash(text) for text in refused))
+    left = filter_candidates(
+        found, query, hashes.__getitem__, limit, suspected.__contains__, near.__contains__, dropped
+    )
     return [c.row for c in left], dict(dropped)
 
 
@@ -89,9 +94,9 @@ def test_a_text_dropped_for_its_score_does_not_shadow_its_twin():
 
 def test_top_takes_the_first_and_random_takes_any():
     found = candidates(*[1 - i / 100 for i in range(50)])
-    top = sample(found, "q", MineConfig(sampling="top", negatives_per_query=5))
+    top = sample(found, 5, "q", MineConfig(sampling="top"))
     assert [c.rank for c in top] == [1, 2, 3, 4, 5]
-    drawn = [sample(found, f"q{i}", MineConfig(negatives_per_query=5)) for i in range(200)]
+    drawn = [sample(found, 5, f"q{i}", MineConfig()) for i in range(200)]
     assert all([c.rank for c in one] == sorted({c.rank for c in one}) and len(one) == 5 for one in drawn)
     counts = Counter(c.rank for one in drawn for c in one)
     assert set(counts) == set(range(1, 51))  # the whole window
@@ -100,15 +105,44 @@ def test_top_takes_the_first_and_random_takes_any():
 
 def test_a_sample_depends_on_seed_and_query_alone():
     found = candidates(*[1 - i / 100 for i in range(50)])
-    config = MineConfig(negatives_per_query=5)
-    first = sample(found, "q1", config)
-    sample(found, "another", config)
-    assert sample(found, "q1", config) == first
-    assert sample(found, "q2", config) != first
-    assert sample(found, "q1", MineConfig(negatives_per_query=5, seed=1)) != first
+    config = MineConfig()
+    first = sample(found, 5, "q1", config)
+    sample(found, 5, "another", config)
+    assert sample(found, 5, "q1", config) == first
+    assert sample(found, 5, "q2", config) != first
+    assert sample(found, 5, "q1", MineConfig(seed=1)) != first
 
 
 def test_few_candidates_are_all_taken():
     found = candidates(0.5, 0.4)
-    for sampling in ("top", "random"):
-        assert sample(found, "q", MineConfig(sampling=sampling, negatives_per_query=7)) == found
+    for sampling in ("top", "random", "weighted"):
+        assert sample(found, 7, "q", MineConfig(sampling=sampling)) == found
+
+
+def test_weighted_takes_high_scores_more_often_and_every_score_at_times():
+    found = candidates(*[1 - i / 50 for i in range(50)])
+    config = MineConfig(sampling="weighted")
+    drawn = [sample(found, 5, f"q{i}", config) for i in range(400)]
+    counts = Counter(c.rank for one in drawn for c in one)
+    upper, lower = (sum(counts[rank] for rank in ranks) for ranks in (range(1, 26), range(26, 51)))
+    assert upper > 2.5 * lower
+    assert set(counts) == set(range(1, 51))
+    assert drawn[0] == sample(found, 5, "q0", config)
+
+
+def test_what_two_signals_suspect_and_what_nearly_is_a_positive_are_dropped():
+    reasons = {"two signals agree": 1, "near-duplicate of a positive": 1}
+    assert kept(candidates(0.9, 0.8, 0.7), suspected={0}, near={2}) == ([1], reasons)
+
+
+def test_the_cheap_filters_come_first():
+    found = kept(candidates(0.9, 0.8), known={0}, limit=0.5, suspected={0, 1}, near={0, 1})
+    assert found == ([], {"known positive": 1, "score above the limit": 1})
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_quotas_give_out_all_and_none_is_off_by_one(count):
+    shares = {"dense": 2.0, "bm25": 1.0, "random": 0.5}
+    given = quotas(shares, count)
+    assert sum(given.values()) == count
+    assert all(abs(given[source] - count * share / 3.5) < 1 for source, share in shares.items())

@@ -440,7 +440,7 @@ def test_prepare_refuses_a_guard_that_training_sees(tmp_path, capsys):
     data = {"domain": {"path": str(domain)}, "guards": {"public": {"path": str(guard)}}}
     assert main(job(tmp_path, data)) == 2
     error = capsys.readouterr().err
-    assert "data.guards.public: 35 of its 55 test queries are train queries of the domain" in error
+    assert "data.leakage: 35 train queries are known from public (35)" in error
     assert not (tmp_path / "run" / "manifests" / "prepare.json").exists()
 
 

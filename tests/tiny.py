@@ -153,3 +153,8 @@ def config(tmp_path: Path, **sections: Any) -> dict[str, Any]:
 def write_config(path: Path, job: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(job))
     return path
+
+
+def shards_in(cache: Path) -> list[Path]:
+    """The folders of encoded texts in a cache."""
+    return sorted(path for path in cache.iterdir() if path.is_dir())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bgetune.stages import run_stage
+from bgetune.stage_program import run_stage
 
 from .trainer import train
 

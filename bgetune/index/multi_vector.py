@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,14 +27,25 @@ _QUERY_TOKENS, _PASSAGE_TOKENS, _SIMILARITIES, _PASSAGES = 2**14, 2**10, 2**22, 
 _BAR_FROM = 2e11
 
 
+class Rows(Protocol):
+    """Rows [T, M] of which some can be taken by their positions, int64 [N]."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, at: Any, /) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class TokenMatrix:
     """N multi-vectors; text i has the rows `offsets[i]:offsets[i + 1]` of `vectors`, and may have none.
 
-    vectors: float16 or float32 [T, M], in memory or mapped; offsets: int64 [N + 1].
+    vectors: float16 or float32 [T, M], in memory, mapped, or in pieces; offsets: int64 [N + 1].
     """
 
-    vectors: np.ndarray
+    vectors: Rows
     offsets: np.ndarray
 
     def __len__(self) -> int:
@@ -217,7 +229,7 @@ def _maxsim(queries: TokenMatrix, passages: TokenMatrix) -> np.ndarray:
     largest = np.zeros((len(queries.vectors), len(passages)), dtype=np.float32)
     at = np.flatnonzero(np.diff(passages.offsets))
     if len(at):  # see _means for why not all
-        largest[:, at] = _largest(queries.vectors, passages.vectors, passages.offsets[at])
+        largest[:, at] = _largest(np.asarray(queries.vectors), np.asarray(passages.vectors), passages.offsets[at])
     return _means(largest, queries.offsets)
 
 

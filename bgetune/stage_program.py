@@ -1,0 +1,106 @@
+"""The main program of a stage, and of its processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import jsonargparse
+
+from bgetune.config import JobConfig
+from bgetune.config_io import parse_job
+from bgetune.errors import UserError, exit_code
+from bgetune.manifest import begin, fingerprint, holds, seal
+from bgetune.run import Run, is_main_process, open_run
+from bgetune.stages import Stage, plan, stage_named
+
+log = logging.getLogger("bgetune")
+
+
+def add_run_options(parser: jsonargparse.ArgumentParser) -> None:
+    parser.add_argument("--update", action="store_true", help="Accept a changed configuration for an existing output.")
+    parser.add_argument("--force", action="store_true", help="Do the work again even if what is there still holds.")
+
+
+def run_stage(
+    name: str, body: Callable[[JobConfig, Run], None], argv: Sequence[str] | None = None, prog: str | None = None
+) -> int:
+    """The main program of a stage: parse, lock, skip if the work holds, do it, write the manifest."""
+    stage = stage_named(name)
+
+    def program() -> None:
+        _end_with_parent()
+        words = list(sys.argv[1:] if argv is None else argv)
+        description = f"{stage.name}: {stage.what}."
+        options = _add_round if stage.in_rounds else add_run_options
+        config, own = parse_job(words, prog or f"python -m {' '.join(stage.command)}", description, options)
+        number = _round(own.get("round"), config)
+        if not is_main_process():
+            # decides as rank 0 does: a manifest that holds stays as it is; and leaves the telling to it
+            log.setLevel(logging.ERROR)
+            run = Run(Path(config.output), number)
+            if stage.on_every_rank and (own["force"] or not holds(stage, config, run)):
+                body(config, run)
+            return
+        with open_run(config, own["update"]) as opened:
+            run = replace(opened, round=number)
+            _refuse_missing_inputs(stage, config, run)
+            made_from = fingerprint(stage, config, run)
+            if not own["force"] and holds(stage, config, run, made_from):
+                log.info("%s: still holds, skipped (--force does it again)", name)
+                return
+            begin(stage, run, made_from, own["force"])
+            body(config, run)
+            seal(stage, config, run, made_from)
+
+    return exit_code(program)
+
+
+def _add_round(parser: jsonargparse.ArgumentParser) -> None:
+    add_run_options(parser)
+    parser.add_argument("--round", type=int, help="Which of `adapt.rounds`; the last one when absent.")
+
+
+def _round(asked: int | None, config: JobConfig) -> int:
+    number = config.adapt.rounds if asked is None else asked
+    if not 1 <= number <= config.adapt.rounds:
+        raise UserError(f"--round: {number} will not do; adapt.rounds is {config.adapt.rounds}")
+    return number
+
+
+def _refuse_missing_inputs(stage: Stage, config: JobConfig, run: Run) -> None:
+    for path in stage.inputs(config, run):
+        if path.is_relative_to(run.root) and not path.exists():
+            maker = _maker_of(path, config, run)
+            raise UserError(f"{path}: missing; run the stage `{maker}` first, or `bgetune adapt` for all of them")
+
+
+PARENT_PIPE = "BGETUNE_PARENT_PIPE"
+"""Environment: number of a pipe that closes when the process that started this one ends."""
+
+
+def _end_with_parent() -> None:
+    """A stage that outlives a killed `adapt` would go on writing into a folder that nobody holds any more."""
+    pipe = os.environ.pop(PARENT_PIPE, None)
+    if pipe is None:
+        return
+
+    def wait_for_the_end() -> None:
+        os.read(int(pipe), 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
+
+
+def _maker_of(path: Path, config: JobConfig, run: Run) -> str:
+    for stage, number in plan(config):
+        outputs = stage.outputs(config, replace(run, round=number))
+        if any(path == out or out in path.parents for out in outputs):
+            return f"{stage.name} --round {number}" if stage.in_rounds and config.adapt.rounds > 1 else stage.name
+    raise AssertionError(f"no stage makes {path}")

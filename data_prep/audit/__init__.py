@@ -1,0 +1,1 @@
+"""What mining did, to be judged by a person: one HTML page and a summary in the terminal."""

@@ -1,0 +1,221 @@
+"""Tables to documents, a row each: csv, tsv, jsonl, parquet; the columns by their configured or their usual names."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bgetune.config_data import Builder
+from bgetune.data import json_lines
+from bgetune.errors import UserError, did_you_mean
+
+from .parts import Document, Section, sections_of
+from .text import plain_text, text_lines
+
+Row = tuple[int, dict[str, Any]]
+"""Line, of parquet the row, from 1; column -> value."""
+
+OURS = ("query", "positive", "negative", "title", "id", "text", "group")
+_PAIRS: tuple[tuple[Builder, str, str], ...] = (
+    ("question_answer", "query", "positive"),
+    ("question_answer", "query", "pos"),
+    ("question_answer", "query", "answer"),
+    ("question_answer", "query", "passage"),
+    ("question_answer", "question", "answer"),
+    ("question_answer", "question", "response"),
+    ("paraphrase", "text", "paraphrase"),
+    ("paraphrase", "sentence1", "sentence2"),
+    ("paraphrase", "sentence_1", "sentence_2"),
+    ("paraphrase", "anchor", "positive"),
+)
+_TEXTS = ("text", "body", "content", "passage")
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which column is what; `builders`: what may use the pairs of query and positive."""
+
+    columns: Mapping[str, str]
+    builders: tuple[Builder, ...] = ()
+
+
+def read_table(path: Path, name: str, columns: Mapping[str, str], option: str, faq: bool) -> list[Document]:
+    """The rows of a table, a document each; rows with the same passage are one document with all their queries.
+
+    With query and positive (a text or a list of texts) the positives are the passages, with a text column the texts.
+    Negatives become passages without a query.
+
+    Args:
+        path: a .csv, .tsv, .jsonl or .parquet file.
+        name: what the documents call it.
+        columns: our name -> the table's.
+        option: the option that gave `columns`, for messages.
+        faq: questions inside the texts stand apart, see `sections_of`.
+
+    Raises:
+        UserError: a broken file, an unknown column, a row without a passage, with the file and line.
+    """
+    rows = list(_ROWS[path.suffix.lower()](path))
+    if not rows:
+        raise UserError(f"{path}: no row in it; remove it or give it one")
+    layout = _layout(list(dict.fromkeys(column for _, row in rows for column in row)), columns, path, option)
+    found: dict[tuple[str, ...], Document] = {}
+    for number, row in rows:
+        for document in _documents(row, layout, f"{path}:{number}", faq):
+            if not document.sections:  # a question without an answer
+                continue
+            named = replace(document, file=name, name=f"{name}:{number}")
+            text = "\n".join(block.text for section in document.sections for block in section.blocks)
+            key = (document.title, document.passage_id, document.group, text)
+            found[key] = _merged(found[key], named) if key in found else named
+    return list(found.values())
+
+
+def _merged(first: Document, other: Document) -> Document:
+    asked = dict.fromkeys(pair for document in (first, other) for pair in document.sections[0].asked)
+    return replace(first, sections=(replace(first.sections[0], asked=tuple(asked)), *first.sections[1:]))
+
+
+def check_columns(columns: Mapping[str, str], option: str) -> None:
+    """Raises UserError for a name that is none of ours, or half a pair."""
+    for name in sorted(set(columns) - set(OURS)):
+        hint = did_you_mean(name, OURS) or f"; use {', '.join(OURS)}"
+        raise UserError(f"{option}: {name!r} is none of our names{hint}")
+    if ("query" in columns) != ("positive" in columns):
+        there, lacking = ("query", "positive") if "query" in columns else ("positive", "query")
+        raise UserError(f"{option}: {there} is named and {lacking} is not; a pair needs both")
+
+
+def _layout(there: list[str], columns: Mapping[str, str], path: Path, option: str) -> _Layout:
+    for column in columns.values():
+        if column not in there:
+            hint = did_you_mean(column, there) or f"; it has {', '.join(there)}"
+            raise UserError(f"{option}: {path} has no column {column!r}{hint}")
+    by_name = {name.strip().lower(): name for name in reversed(there)}
+    usual: dict[str, str] = {ours: by_name[ours] for ours in ("title", "group", "negative") if ours in by_name}
+    if "query" in columns:
+        return _Layout({**usual, **columns}, ("question_answer", "paraphrase"))
+    if "text" in columns:
+        return _Layout({**usual, **columns})
+    for builder, query, positive in _PAIRS:
+        if query in by_name and positive in by_name:
+            pair = {"query": by_name[query], "positive": by_name[positive]}
+            return _Layout({**usual, **columns, **pair}, (builder,))
+    for text in _TEXTS:
+        if text in by_name:
+            return _Layout({**usual, **columns, "text": by_name[text]})
+    raise UserError(
+        f"{path}: none of its columns ({', '.join(there)}) has a name that tells what it holds; name them in {option}, "
+        f"such as {{text: {there[0] if there else 'COLUMN'}}} or {{query: ..., positive: ...}}"
+    )
+
+
+def _documents(row: dict[str, Any], layout: _Layout, where: str, faq: bool) -> Iterator[Document]:
+    columns, number = layout.columns, int(where.rpartition(":")[2])
+
+    def texts(ours: str, needed: bool = False) -> list[str]:
+        value = row.get(columns[ours]) if ours in columns else None
+        given = value if isinstance(value, list) else [] if value is None else [value]
+        for text in given:
+            if not isinstance(text, str) and not (ours in ("id", "group") and isinstance(text, int)):
+                raise UserError(f'{where}: "{columns[ours]}" must be a text, got {str(text)[:40]!r}')
+        kept = [str(text) for text in given if str(text).strip()]
+        if needed and not kept:
+            raise UserError(f'{where}: "{columns[ours]}" is missing or empty; remove the row or give it a text')
+        return kept
+
+    def one(ours: str) -> str:
+        return " ".join("\n".join(texts(ours)[:1]).split())
+
+    def document(text: str, asked: tuple[tuple[Builder, str], ...], passage_id: str) -> Document:
+        lines = text_lines(text, number, every=0)
+        sections = [Section((), s.blocks, asked or s.asked) for s in sections_of((), lines, faq and not asked)]
+        return Document("", "", one("title"), tuple(sections), passage_id, one("group"))
+
+    if "positive" not in columns:
+        yield document("\n\n".join(texts("text", needed=True)), (), _id_of(texts("id"), where))
+        return
+    asked = tuple((b, " ".join(query.split())) for query in texts("query") for b in layout.builders)
+    positives = texts("positive", needed=True)
+    given = _id_of(texts("id"), where)
+    for i, text in enumerate(positives):
+        yield document(text, asked, f"{given}.{i + 1}" if given and len(positives) > 1 else given)
+    for text in texts("negative"):
+        yield document(text, (), "")
+
+
+def _id_of(values: list[str], where: str) -> str:
+    """The id that a row gives; empty where it gives none. Raises UserError on white space."""
+    given = values[0] if values else ""
+    if any(c.isspace() for c in given):
+        raise UserError(f"{where}: the id {given!r} has white space, which TREC run files cannot hold")
+    return given
+
+
+def _csv_rows(path: Path, separator: str = "") -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)  # 131,072 characters by default
+    text = plain_text(path)
+    header_line = text.split("\n", 1)[0]
+    chosen = separator or max(",;\t", key=header_line.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=chosen, strict=True)
+    header: list[str] = []
+    line = 1
+    try:
+        for cells in reader:
+            if not header:
+                header = _header(cells, path)
+            elif any(cell.strip() for cell in cells):
+                if len(cells) != len(header):
+                    raise UserError(
+                        f"{path}:{line}: {len(cells)} cells where the header has {len(header)}; "
+                        "put a cell that holds a separator or a line break in quotes"
+                    )
+                yield line, dict(zip(header, cells, strict=True))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{path}:{line}: not valid csv ({error}); check the quotes of the row that begins here"
+        ) from None
+
+
+def _header(cells: list[str], path: Path) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{path}:1: the column {twice[0]!r} is there twice; rename one")
+    return names
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    for where, row in json_lines(path):
+        yield int(where.rpartition(":")[2]), row
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: cannot be read as parquet ({reason}); write it again or leave it out") from None
+
+
+_ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".csv": _csv_rows,
+    ".tsv": lambda path: _csv_rows(path, "\t"),
+    ".jsonl": _json_rows,
+    ".parquet": _parquet_rows,
+}
+TABLES = tuple(_ROWS)

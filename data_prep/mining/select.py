@@ -1,0 +1,138 @@
+"""Which of a query's retrieved passages become its hard negatives: filters, rank window, sampling."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bgetune.config_data import MineConfig, Signal
+
+KNOWN, SAME, LIMIT = "known positive", "same text", "score above the limit"
+NEAR, AGREED, TEACHER = "near-duplicate of a positive", "two signals agree", "teacher score above the limit"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A retrieved passage: its row in the corpus, its rank from 1 and score under the signal that found it."""
+
+    row: int
+    rank: int
+    score: float
+    source: Signal = "dense"
+
+
+def score_limit(positive_score: float, config: MineConfig) -> float:
+    """The score above which a passage is taken for an unlabelled positive.
+
+    The share is NV-Retriever's TopK-PercPos (arXiv 2407.15831). For a positive score below 0, where a share
+    of it would lie above it, the limit lies the same distance below: s - (1 - share) * |s|.
+
+    >>> score_limit(0.8, MineConfig(max_share_of_positive=0.95))
+    0.76
+    >>> score_limit(-10.0, MineConfig(max_share_of_positive=0.95))
+    -10.5
+    >>> score_limit(0.8, MineConfig(max_share_of_positive=None, margin=0.1, max_score=0.65))
+    0.65
+    """
+    limits = [float("inf")]
+    if config.max_share_of_positive is not None:
+        limits.append(positive_score - (1 - config.max_share_of_positive) * abs(positive_score))
+    if config.margin is not None:
+        limits.append(positive_score - config.margin)
+    if config.max_score is not None:
+        limits.append(config.max_score)
+    return min(limits)
+
+
+def quotas(sources: Mapping[Signal, float], count: int) -> dict[Signal, int]:
+    """How many negatives each source finds: largest remainders, ties to the source named first.
+
+    >>> quotas({"dense": 2.0, "bm25": 1.0, "random": 1.0}, 7)
+    {'dense': 3, 'bm25': 2, 'random': 2}
+    """
+    total = sum(sources.values())
+    exact = {source: count * share / total for source, share in sources.items()}
+    given = {source: math.floor(value) for source, value in exact.items()}
+    by_remainder = sorted(sources, key=lambda source: (given[source] - exact[source], list(sources).index(source)))
+    for source in by_remainder[: count - sum(given.values())]:
+        given[source] += 1
+    return given
+
+
+@dataclass(frozen=True)
+class Query:
+    """What the filters need to know of one query: rows of its positives, hashes of the texts it must not be given."""
+
+    query_id: str
+    positives: frozenset[int]
+    refused_texts: frozenset[int]
+
+
+def filter_candidates(
+    candidates: Sequence[Candidate],
+    query: Query,
+    text_hash: Callable[[int], int],
+    limit: float,
+    suspected: Callable[[int], bool],
+    near_positive: Callable[[int], bool],
+    dropped: Counter[str],
+) -> list[Candidate]:
+    """Drop known positives, texts equal to the query or a positive, repeated texts, scores above the limit,
+    what two signals rank above the positive, near-duplicates of a positive; the cheap tests first.
+
+    Args:
+        candidates: best first.
+        text_hash: of the text of a row.
+        limit: from `score_limit`.
+        suspected: whether two signals rank a row above the best positive.
+        near_positive: whether the text of a row is nearly that of a positive.
+        dropped: counts each reason; changed in place.
+    """
+    kept, seen = [], set(query.refused_texts)
+    for candidate in candidates:
+        text = text_hash(candidate.row)
+        if candidate.row in query.positives:
+            dropped[KNOWN] += 1
+        elif text in seen:
+            dropped[SAME] += 1
+        elif candidate.score > limit:
+            dropped[LIMIT] += 1
+        elif suspected(candidate.row):
+            dropped[AGREED] += 1
+        elif near_positive(candidate.row):
+            dropped[NEAR] += 1
+        else:
+            seen.add(text)
+            kept.append(candidate)
+    return kept
+
+
+def sample(candidates: Sequence[Candidate], count: int, query_id: str, config: MineConfig) -> list[Candidate]:
+    """Take `count` of the candidates, best first; a query's sample depends on no other query."""
+    if config.sampling == "top" or len(candidates) <= count:
+        return list(candidates[:count])
+    digest = hashlib.sha256(f"{config.seed}\t{query_id}".encode()).digest()
+    draw = random.Random(int.from_bytes(digest[:8], "big"))
+    if config.sampling == "random":
+        chosen = draw.sample(range(len(candidates)), count)
+    else:
+        weights = _weights([candidate.score for candidate in candidates])
+        # Efraimidis & Spirakis, IPL 2006: weighted, without replacement
+        keys = [math.log(1.0 - draw.random()) / weight for weight in weights]
+        chosen = sorted(range(len(candidates)), key=lambda i: -keys[i])[:count]
+    return [candidates[i] for i in sorted(chosen)]
+
+
+def _weights(scores: Sequence[float]) -> list[float]:
+    """Softmax weights of scores in units of their own spread, so that any signal's scale will do.
+
+    >>> [round(weight, 2) for weight in _weights([3.0, 2.0, 1.0])]
+    [3.4, 1.0, 0.29]
+    """
+    mean = sum(scores) / len(scores)
+    spread = math.sqrt(sum((score - mean) ** 2 for score in scores) / len(scores)) or 1.0
+    return [math.exp((score - mean) / spread) for score in scores]

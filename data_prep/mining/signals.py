@@ -1,0 +1,196 @@
+"""What finds negatives: each signal's ranking of a corpus in parts, and its scores of given passages.
+
+Shapes: Q queries, K places of a ranking, C candidates of a query, D width of a dense vector.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from bgetune.config import HEADS, Similarity
+from bgetune.config_data import MineConfig, Signal
+from bgetune.corpus import Corpus
+from bgetune.data import Texts
+from bgetune.encode import EncodedShards
+from bgetune.encoded import Encoded
+from bgetune.fusion import best, candidates, weighted_sum
+from bgetune.index.exact import pair_scores
+from bgetune.index.multi_vector import MultiVectorIndex
+from bgetune.index.sparse import SparseIndex, SparseMatrix
+from bgetune.search import Ranking
+
+from .dense_parts import SHARDS_PER_PART, DenseParts
+from .lexical import QueryWords
+from .parts import Arrays, Part, PartWork, cut_parts, merged
+
+# Multi-vector and hybrid re-rank so many times the window's passages, of dense and of sparse each.
+_CANDIDATES = 2
+
+
+class Signals:
+    """Each signal's ranking and scores over one corpus for one set of queries."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        passages: EncodedShards,
+        queries: Texts,
+        questions: EncodedShards,
+        similarity: Similarity,
+        weights: Mapping[str, float],
+        settings: MineConfig,
+        folder: Path,
+    ) -> None:
+        self._corpus, self._passages = corpus, passages
+        self._queries, self._questions = queries, questions.read()
+        self._similarity, self._weights, self._settings = similarity, weights, settings
+        self._made_from = [*(folder.name for folder in (*passages.folders, *questions.folders)), similarity]
+        parts = cut_parts(passages.starts, SHARDS_PER_PART * max(np.diff(passages.starts)))
+        self._work = PartWork(folder, parts, "mine")
+        self.dense = DenseParts(passages, self._questions.vectors, similarity, settings, folder, self._made_from)
+        self._reranks = bool({"multi_vector", "hybrid"} & set(settings.sources))
+        self._lexical: tuple[QueryWords, Callable[[Part], SparseMatrix]] | None = None
+        self._rankings: dict[str, Ranking] = {}
+
+    def ranking(self, signal: Signal) -> Ranking:
+        """The window of each query, to `mine.rank_last`: scores float32 [Q, K] and rows int64 [Q, K], best first."""
+        depth = min(self._settings.rank_last, len(self._corpus))
+        if signal == "random":
+            return self._random(depth)
+        if signal in ("multi_vector", "hybrid"):
+            return self._reranked(signal, depth)
+        scores, rows = self._first(signal)
+        return scores[:, :depth], rows[:, :depth]
+
+    def scores_of(self, signal: Signal, rows: np.ndarray) -> np.ndarray:
+        """Each query's scores of its own passages.
+
+        Args:
+            rows: int64 [Q, C], -1 for an empty place.
+
+        Returns:
+            float32 [Q, C]; -inf at empty places. Of `random`: the dense scores, which are all that is known.
+        """
+        if signal == "hybrid":
+            heads = [head for head in HEADS if getattr(self._questions, head) is not None]
+            return weighted_sum({head: self.scores_of(head, rows) for head in heads}, self._weights)
+        name = "dense" if signal == "random" else signal
+        digest = hashlib.sha256(rows.tobytes()).hexdigest()
+
+        def of_part(part: Part) -> Arrays:
+            asking, places, local = _of_part(rows, part)
+            scores = self._part_scores(name, part, asking, local)
+            return {"scores": scores[local >= 0].astype(np.float32), "at": places}
+
+        found = np.full(rows.size, -np.inf, dtype=np.float32)
+        for _, arrays in self._work.each(f"{name}-pairs", [*self._made_from, name, digest], of_part):
+            found[arrays["at"]] = arrays["scores"]
+        return found.reshape(rows.shape)
+
+    def _first(self, signal: str) -> Ranking:
+        """The ranking of a signal that searches the whole corpus, deep enough to re-rank from."""
+        if signal not in self._rankings:
+            wider = _CANDIDATES if self._reranks else 1
+            depth = min(wider * self._settings.rank_last, len(self._corpus))
+            if signal == "dense":
+                self._rankings[signal] = self.dense.ranking(depth)
+            else:
+                self._rankings[signal] = self._sparse_ranking(signal, depth)
+        return self._rankings[signal]
+
+    def _sparse_ranking(self, signal: str, depth: int) -> Ranking:
+        queries, of_part = self._sparse_side(signal)
+
+        def search(part: Part) -> Arrays:
+            scores, rows = SparseIndex.build(of_part(part)).search(queries, depth)
+            return {"scores": scores, "rows": np.where(rows < 0, -1, rows + part.first)}
+
+        return merged(self._work, signal, [*self._made_from, signal, depth], search, depth)
+
+    def _sparse_side(self, signal: str) -> tuple[SparseMatrix, Callable[[Part], SparseMatrix]]:
+        """The queries' sparse vectors, and how to come by those of a part's passages."""
+        if signal == "bm25":
+            words, of_part = self._bm25()
+            return words.queries, of_part
+        assert self._questions.sparse is not None, "the model has no sparse head"
+        return self._questions.sparse, lambda part: _sparse(self._read(part))
+
+    def _bm25(self) -> tuple[QueryWords, Callable[[Part], SparseMatrix]]:
+        if self._lexical is None:
+            words = QueryWords(self._queries.texts)
+            counted = self._counted(words)
+            totals = words.totals(list(counted.values()))
+            self._lexical = words, lambda part: words.weights(counted[part.number], totals)
+        return self._lexical
+
+    def _counted(self, words: QueryWords) -> dict[int, Arrays]:
+        def count(part: Part) -> Arrays:
+            return words.count(self._corpus.take(range(part.first, part.last)).full_texts())
+
+        return {part.number: arrays for part, arrays in self._work.each("words", self._made_from, count)}
+
+    def _reranked(self, signal: Signal, depth: int) -> Ranking:
+        first = [self._first("dense")]
+        if self._questions.sparse is not None:
+            first.append(self._first("sparse"))
+        rows = candidates(*(rows for _, rows in first))
+        return best(self.scores_of(signal, rows), rows, depth)
+
+    def _random(self, depth: int) -> Ranking:
+        """Passages drawn by seed, without scores of their own."""
+        rows = np.empty((len(self._queries), depth), dtype=np.int64)
+        for i, query_id in enumerate(self._queries.ids):
+            seed = hashlib.sha256(f"{self._settings.seed}\trandom\t{query_id}".encode()).digest()
+            rows[i] = np.random.default_rng(list(seed)).choice(len(self._corpus), depth, replace=False, shuffle=True)
+        return self.scores_of("random", rows), rows
+
+    def _part_scores(self, signal: str, part: Part, asking: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Scores [q, C] of some queries with passages of one part, by their rows in it."""
+        if signal in ("sparse", "bm25"):
+            queries, of_part = self._sparse_side(signal)
+            return SparseIndex.build(of_part(part)).scores_of(_some_sparse(queries, asking), rows)
+        read = self._read(part)
+        if signal == "dense":
+            return pair_scores(self._questions.vectors[asking], read.vectors, rows, self._similarity)
+        assert read.multi_vector is not None, "the model has no multi-vector head"
+        assert self._questions.multi_vector is not None
+        full = np.full((len(self._queries), rows.shape[1]), -1, dtype=np.int64)
+        full[asking] = rows
+        return MultiVectorIndex(read.multi_vector).rerank(self._questions.multi_vector, full, "mine: MaxSim")[asking]
+
+    def _read(self, part: Part) -> Encoded:
+        return self._passages.read(part.first_shard, part.last_shard)
+
+
+def _of_part(rows: np.ndarray, part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What of rows [Q, C] lies in a part.
+
+    Returns:
+        Which queries have any [q]; flat positions in `rows` of those that do; the part's own rows [q, c], packed to the
+        left with -1 behind, in the same order.
+
+    >>> _, places, local = _of_part(np.array([[7, 1, 9], [2, 3, -1]]), Part(0, 0, 1, 5, 10))
+    >>> places.tolist(), local.tolist()
+    ([0, 2], [[2, 4]])
+    """
+    inside = (rows >= part.first) & (rows < part.last)
+    asking = np.flatnonzero(inside.any(axis=1))
+    some = inside[asking]
+    order = np.argsort(~some, axis=1, kind="stable")[:, : int(some.sum(axis=1).max(initial=0))]
+    local = np.where(some, rows[asking] - part.first, -1)
+    return asking, np.flatnonzero(inside), np.take_along_axis(local, order, axis=1)
+
+
+def _sparse(encoded: Encoded) -> SparseMatrix:
+    assert encoded.sparse is not None, "the model has no sparse head"
+    return encoded.sparse
+
+
+def _some_sparse(matrix: SparseMatrix, at: np.ndarray) -> SparseMatrix:
+    """Some of the rows of a sparse matrix, in the order given."""
+    taken = matrix.to_scipy()[at]
+    return SparseMatrix(taken.indptr.astype(np.int64), taken.indices, taken.data, matrix.width)

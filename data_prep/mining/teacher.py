@@ -1,0 +1,204 @@
+"""Teacher scores: what a cross-encoder says of a query and a passage, and which candidates that rules out."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from safetensors import SafetensorError
+
+from bgetune.config import ModelConfig
+from bgetune.config_data import MineConfig, TeacherConfig
+from bgetune.errors import UserError
+from bgetune.files import sha256_file, sha256_json
+from bgetune.models import model_folder
+
+from .select import score_limit
+
+if TYPE_CHECKING:
+    import torch
+
+Pairs = Sequence[tuple[str, str]]
+"""Texts of query and passage."""
+
+_MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin", ".pt")
+_BROKEN_WEIGHTS = (SafetensorError, pickle.UnpicklingError)
+# FlagEmbedding gives a query up to three quarters of a pair, and three or four tokens are special.
+_SHORTEST_PAIR = 20
+
+
+class Scorer(Protocol):
+    """Raw relevance of pairs: float32 [len(pairs)], higher is more relevant. The same pairs give the same bytes."""
+
+    def __call__(self, pairs: Pairs) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class CrossEncoderScorer:
+    """A reranker's logits. The weights are loaded at the first call: scores that are all there need none."""
+
+    folder: Path
+    settings: TeacherConfig
+    device: torch.device
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of all that decides a score besides the texts; the filters are no part of it."""
+        settings = self.settings
+        files = sorted(p for p in self.folder.rglob("*") if p.suffix in _MODEL_FILES and p.is_file())
+        return sha256_json(
+            {
+                "files": [[str(path.relative_to(self.folder)), sha256_file(path)] for path in files],
+                "versions": {name: version(name) for name in (settings.library, "torch", "transformers")},
+                "max_length": settings.max_length,
+                "batch_size": settings.batch_size,
+                "device": self.device.type,
+            }
+        )
+
+    @cached_property
+    def _score(self) -> Callable[[list[tuple[str, str]]], Any]:
+        load = _flag_embedding if self.settings.library == "FlagEmbedding" else _sentence_transformers
+        try:
+            return load(self.folder, self.settings, self.device)
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, *_BROKEN_WEIGHTS) as error:
+            raise _cannot_be_loaded(self.folder, error) from None
+
+    def __call__(self, pairs: Pairs) -> np.ndarray:
+        return np.asarray(self._score(list(pairs)), dtype=np.float32)
+
+
+def cross_encoder(settings: TeacherConfig) -> CrossEncoderScorer:
+    """The reranker that `mine.teacher` names, in float32 on a CPU and in half precision on a GPU.
+
+    Both libraries sort the pairs of a call by length, and give the same logits where a pair fits in `max_length`
+    or its query is short. Of a long query, sentence-transformers cuts whichever text is longer, token by token;
+    FlagEmbedding first cuts the query to three quarters of the pair, then the passage.
+
+    Raises:
+        UserError: the model is not there, is no cross-encoder with one score, needs code of its own, or is shorter
+            than `max_length`.
+    """
+    from bgetune.device import this_device
+
+    try:
+        folder = model_folder(ModelConfig(name_or_path=settings.name_or_path))
+    except UserError as error:  # it names the options of the model under training
+        raise UserError(str(error).replace("model.name_or_path", "mine.teacher.name_or_path", 1)) from None
+    _refuse_what_cannot_score(folder, settings)
+    return CrossEncoderScorer(folder, settings, this_device())
+
+
+def _refuse_what_cannot_score(folder: Path, settings: TeacherConfig) -> None:
+    """From the configuration alone: both libraries would give an encoder a head of random numbers, without a word."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        kinds = list(config.architectures or ["nothing"])
+        if not kinds[0].endswith("ForSequenceClassification") or config.num_labels != 1:
+            raise UserError(
+                f"mine.teacher.name_or_path: {folder} is {kinds[0]} with {config.num_labels} labels, and a teacher "
+                "must be a cross-encoder (...ForSequenceClassification) with one; choose a reranker such as "
+                "BAAI/bge-reranker-v2-m3"
+            )
+        with torch.device("meta"):  # its shape without its weights
+            empty = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise _cannot_be_loaded(folder, error) from None
+    limit = getattr(config, "max_position_embeddings", None)
+    padding = getattr(getattr(empty.base_model, "embeddings", None), "padding_idx", None)
+    if limit is not None and padding is not None:
+        limit -= padding + 1  # RoBERTa's and XLM-R's positions start behind the padding id
+    if settings.max_length < _SHORTEST_PAIR or (limit is not None and settings.max_length > limit):
+        raise UserError(
+            f"mine.teacher.max_length: {settings.max_length} will not do; "
+            f"{folder} takes pairs of {_SHORTEST_PAIR} to {limit or 'any number of'} tokens"
+        )
+
+
+def _cannot_be_loaded(folder: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())
+    if "trust_remote_code" in reason:
+        reason = "it brings Python code of its own, which is not run; choose a model that transformers knows"
+    elif isinstance(error, pickle.UnpicklingError):
+        reason = "its pickled weights hold more than tensors, which could run any code; convert to safetensors"
+    return UserError(f"mine.teacher.name_or_path: {folder} cannot be loaded: {reason[:300]}")
+
+
+def _sentence_transformers(folder: Path, settings: TeacherConfig, device: torch.device) -> Callable:
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(
+        str(folder),
+        device=str(device),
+        max_length=settings.max_length,
+        activation_fn=torch.nn.Identity(),  # a sigmoid would flatten what a student is to learn
+        local_files_only=True,
+        # named, for transformers 5 would take the type of the file
+        model_kwargs={"dtype": torch.float16 if device.type == "cuda" else torch.float32},
+    )
+    return lambda pairs: model.predict(
+        pairs, batch_size=settings.batch_size, show_progress_bar=False, device=str(device)
+    )
+
+
+def _flag_embedding(folder: Path, settings: TeacherConfig, device: torch.device) -> Callable:
+    from FlagEmbedding import FlagReranker  # takes ten seconds
+
+    on_gpu = device.type == "cuda"
+    reranker = FlagReranker(
+        str(folder),
+        use_fp16=on_gpu,
+        devices=str(device),
+        batch_size=settings.batch_size,
+        max_length=settings.max_length,
+        normalize=False,
+    )
+    if not on_gpu:
+        reranker.model.float()
+
+    def score(pairs: list[tuple[str, str]]) -> list[float]:
+        with contextlib.redirect_stderr(io.StringIO()):  # two bars a call, which no option turns off
+            return reranker.compute_score(pairs)
+
+    return score
+
+
+def above_teacher_limit(
+    positive_scores: Sequence[float], candidate_scores: np.ndarray, settings: TeacherConfig
+) -> np.ndarray:
+    """Which candidates of a query the teacher takes for unlabelled positives; the best positive sets the limit.
+
+    Args:
+        positive_scores: the teacher's, of the query's positives; at least one.
+        candidate_scores: float [N].
+
+    Returns:
+        bool [N], True: drop.
+
+    >>> scores = np.array([9.7, 9.4, 8.0, -3.0], dtype=np.float32)
+    >>> above_teacher_limit([4.0, 10.0], scores, TeacherConfig(max_share_of_positive=0.95)).tolist()
+    [True, False, False, False]
+    >>> above_teacher_limit([4.0, 10.0], scores, TeacherConfig(max_share_of_positive=0.95, margin=1.0)).tolist()
+    [True, True, False, False]
+    >>> above_teacher_limit([-2.0], scores, TeacherConfig(max_share_of_positive=0.5)).tolist()  # the limit is -3
+    [True, True, True, False]
+    >>> above_teacher_limit([4.0, 10.0], scores, TeacherConfig()).tolist()
+    [False, False, False, False]
+    """
+    rule = MineConfig(max_share_of_positive=settings.max_share_of_positive, margin=settings.margin, max_score=None)
+    return np.asarray(candidate_scores, dtype=np.float64) > score_limit(max(positive_scores), rule)
