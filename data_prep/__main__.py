@@ -24,12 +24,16 @@ HELP = """usage: python -m data_prep COMMAND ...
 Raw text to training examples.
 
   harvest --out DIR [--packages stdlib | NAME ...]   make a retrieval set out of installed Python code
-  validate PATH                                      check a BEIR folder or a training JSONL, name every bad line
-  prepare --config FILE                              stage 1 of a job: read the domain and the guards into BEIR layout
-  mine --config FILE                                 stage 2 of a job: find hard negatives with the base model
+  validate PATH                                      check a BEIR folder or one of its files, a training JSONL, or
+                                                     documents; name everything that is wrong
+  prepare --config FILE                              stage 1 of a job: read documents, pairs or sets, have queries
+                                                     written where there are none, clean, split, check for leakage
+  mine --config FILE [--round N]                     stage 2 of a job: find hard negatives, and an audit to read;
+                                                     torchrun --nproc_per_node N -m data_prep mine: several processes
 
 `python -m data_prep COMMAND --help` shows a command's options. A BEIR folder holds corpus.jsonl (_id, title, text),
-queries.jsonl (_id, text) and qrels/{train,dev,test}.tsv (query-id, corpus-id, score). See configs/ for jobs.
+queries.jsonl (_id, text) and qrels/{train,dev,test}.tsv (query-id, corpus-id, score). See configs/ for jobs, and
+docs/data_prep.md for what can be chosen.
 """
 
 
@@ -88,7 +92,7 @@ def _validate(argv: Sequence[str]) -> int:
     from .validate import validate
 
     parser = _Parser(prog="python -m data_prep validate", description="Name every bad line, or count.")
-    parser.add_argument("path", type=Path, help="a BEIR folder or a training JSONL")
+    parser.add_argument("path", type=Path, help="a BEIR folder, corpus.jsonl, queries.jsonl, a training JSONL, or documents")
     return validate(parser.parse_args(argv).path)
 
 

@@ -1,24 +1,37 @@
-"""Every bad line of a BEIR folder or a training JSONL, not only the first."""
+"""Every bad line of what the stages read: a BEIR folder or one of its files, a training JSONL, documents."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bgetune.data import SPLITS, judgement_lines, judgement_problems, read_retrieval_set
+from bgetune.config_data import SourceConfig
+from bgetune.data import SPLITS, judgement_lines, judgement_problems, read_retrieval_set, read_texts
 from bgetune.errors import UserError
 from bgetune.examples import parse_example, read_examples
 from bgetune.files import json_object
 
+from .documents.read import files_of, read_file
+
 SHOWN = 20
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """One kind of input: what is wrong with it, and what a good one holds."""
+
+    problems: Callable[[Path], Iterator[str]]
+    counts: Callable[[Path], str]
+
+
 def validate(path: Path) -> int:
-    """Check a BEIR folder or a training JSONL; print its counts, or the bad lines (the first 20, then how many).
+    """Check a BEIR folder, its corpus.jsonl or queries.jsonl, a training JSONL, or documents; print counts, or what is
+    wrong (the first 20, then how many).
 
     Returns:
         The exit code: 0 when all is good, 2 else.
@@ -28,8 +41,9 @@ def validate(path: Path) -> int:
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder; name a BEIR folder or a training JSONL")
-    problems = list(_bad_lines_of_set(path) if path.is_dir() else _bad_lines_of_examples(path))
+        raise UserError(f"{path}: no such file or folder; name a BEIR folder, a training JSONL or documents")
+    kind = _kind_of(path)
+    problems = list(kind.problems(path))
     for problem in problems[:SHOWN]:
         print(f"error: {problem}", file=sys.stderr)
     if len(problems) > SHOWN:
@@ -37,8 +51,19 @@ def validate(path: Path) -> int:
     if problems:
         return 2
     # the readers have the last word: what validate calls good, the stages read
-    print(_counts_of_set(path) if path.is_dir() else _counts_of_examples(path))
+    print(kind.counts(path))
     return 0
+
+
+def _kind_of(path: Path) -> _Kind:
+    if path.is_dir():
+        a_set = any((path / name).exists() for name in ("corpus.jsonl", "queries.jsonl", "qrels"))
+        return _SET if a_set or not any(path.rglob("*.*")) else _DOCUMENTS
+    if path.suffix != ".jsonl":
+        return _DOCUMENTS
+    if path.name in ("corpus.jsonl", "queries.jsonl"):
+        return _TEXTS
+    return _EXAMPLES
 
 
 def _counts_of_set(folder: Path) -> str:
@@ -55,6 +80,35 @@ def _counts_of_examples(path: Path) -> str:
     examples = read_examples(path)
     pos, neg = sum(len(e.pos) for e in examples), sum(len(e.neg) for e in examples)
     return f"{path}: {len(examples):,} examples with {pos:,} positives and {neg:,} negatives"
+
+
+def _counts_of_texts(path: Path) -> str:
+    return f"{path}: {len(read_texts(path, with_titles=path.name == 'corpus.jsonl')):,} texts"
+
+
+def _bad_lines_of_texts(path: Path) -> Iterator[str]:
+    yield from _bad_rows(path, partial(_check_text, first={}, titled=path.name == "corpus.jsonl"))
+
+
+def _documents_source(path: Path) -> SourceConfig:
+    return SourceConfig(kind="documents", path=str(path))
+
+
+def _counts_of_documents(path: Path) -> str:
+    source = _documents_source(path)
+    files = files_of(source, "PATH")
+    documents = [document for file in files for document in read_file(file, source, "PATH")]
+    sections = sum(len(document.sections) for document in documents)
+    return f"{path}: {len(files):,} files with {len(documents):,} documents of {sections:,} sections"
+
+
+def _bad_files(path: Path) -> Iterator[str]:
+    source = _documents_source(path)
+    for file in files_of(source, "PATH"):
+        try:
+            read_file(file, source, "PATH")
+        except UserError as error:
+            yield str(error)
 
 
 def _bad_lines_of_examples(path: Path) -> Iterator[str]:
@@ -117,3 +171,9 @@ def _bad_judgements(path: Path, query_ids: set[str], passage_ids: set[str]) -> I
             yield from judgement_problems(cells, where, query_ids, passage_ids)
     except UserError as error:
         yield str(error)
+
+
+_SET = _Kind(_bad_lines_of_set, _counts_of_set)
+_TEXTS = _Kind(_bad_lines_of_texts, _counts_of_texts)
+_EXAMPLES = _Kind(_bad_lines_of_examples, _counts_of_examples)
+_DOCUMENTS = _Kind(_bad_files, _counts_of_documents)

@@ -6,8 +6,9 @@
 
 Prints a Markdown table. Each row is a process of its own; its memory is the largest anonymous memory beyond what it
 had before the index (the vectors are mapped from disk and not counted). nprobe and efSearch are tuned on 200 queries,
-recall is measured on 200 others. Linux only. Made vectors: clusters with the spectrum, and the recall by lists read, of
-all-MiniLM-L6-v2 over MedQuAD's passages.
+recall is measured on 200 others. Linux only. `xN`: N times as many are taken of
+codes, to be re-scored. Made vectors: clusters with the recall by lists read that all-MiniLM-L6-v2 has over MedQuAD's
+passages; for codes they are harder than any real ones met.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ def measure(vectors_path: str, rows: int, factory: str, queries: int, depth: int
     return {
         "factory": factory, "build": build, "peak": (peak.most - peak.first) / 2**20, "ms": 1000 * search / len(asked),
         "recall": recall(index.search(fresh, depth)[1], exact[1]),
-        "set": f"{tuned.parameter} {tuned.value}" if tuned.parameter else "", "total": build + search,
+        "set": f"{tuned.parameter} {tuned.value or ''} {f'x{tuned.wider}' if tuned.wider > 1 else ''}".strip(),
+        "total": build + search,
     }  # fmt: skip
 
 

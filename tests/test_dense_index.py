@@ -184,6 +184,17 @@ def test_recall_out_of_reach_is_said(caplog):
     assert recall(index.search(QUERIES, 10)[1], exact_search(QUERIES, VECTORS, "cosine", 10)[1]) == tuned.recall
 
 
+def test_codes_that_mistake_neighbours_are_asked_for_more():
+    draw = np.random.default_rng(5)
+    vectors, queries = draw.normal(size=(4000, 16)).astype(np.float32), draw.normal(size=(40, 16)).astype(np.float32)
+    index = DenseIndex.build(vectors, "cosine", "IVF8,PQ8x4fs")
+    tuned = tune(index, queries, exact_search(queries, vectors, "cosine", 10)[1], 10, 0.97)
+    assert tuned.recall >= 0.97
+    assert tuned.wider == index.wider > 4
+    flat = DenseIndex.build(vectors, "cosine")
+    assert flat.wider == 1
+
+
 def test_flat_has_nothing_to_tune(caplog):
     tuned = tune(DenseIndex.build(VECTORS, "dot"), QUERIES, exact_search(QUERIES, VECTORS, "dot", 10)[1], 10, 0.99)
     assert (tuned.parameter, tuned.value, tuned.recall) == ("", 0, 1.0)
@@ -223,7 +234,7 @@ def test_auto_is_exact_until_it_takes_long():
 
 @pytest.mark.parametrize("factory", ["Flat", "IVF64,Flat", "HNSW32", "IVF64,PQ8x8", "SQ8", "IVF64,PQ16x4fs"])
 def test_memory_is_at_least_what_faiss_writes(factory):
-    vectors = clustered(16384)
+    vectors = clustered(4096)
     index = DenseIndex.build(vectors, "dot", factory)
     written = faiss.serialize_index(index.faiss_index).nbytes
     centroids = 4 * 16 * (64 + 256) + 2**15

@@ -30,8 +30,17 @@ def test_loaded_answers_as_it_did(tmp_path, factory, similarity):
     again = load_index(tmp_path / "a.faiss", VECTORS, similarity, "key")
     assert again is not None
     assert len(again) == 800
+    assert again.wider == tuned.wider
     for ours, theirs in zip(index.search(VECTORS[:50], 9), again.search(VECTORS[:50], 9), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_an_index_of_codes_keeps_how_much_is_re_scored(tmp_path):
+    index = DenseIndex.build(VECTORS, "cosine", "IVF8,PQ4x4fs")
+    save_index(tmp_path / "a.faiss", index, "key", Tuned("nprobe", 4, 0.9, 1.0, wider=16))
+    again = load_index(tmp_path / "a.faiss", VECTORS, "cosine", "key")
+    assert again is not None
+    assert again.wider == 16
 
 
 def test_two_saves_give_the_same_bytes(tmp_path):

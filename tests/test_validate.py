@@ -123,3 +123,23 @@ def test_validate_agrees_with_the_reader_of_examples(tmp_path, rows):
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert (main(["validate", str(path)]) == 2) == read_fails(read_examples, path)
+
+
+def test_one_file_of_a_set_is_checked_alone(tmp_path, capsys):
+    folder = write_folder(tmp_path, queries=[*QUERIES, '{"_id": "q1", "text": "again"}'])
+    assert main(["validate", str(folder / "corpus.jsonl")]) == 0
+    assert "2 texts" in capsys.readouterr().out
+    assert main(["validate", str(folder / "queries.jsonl")]) == 2
+    assert 'queries.jsonl:3: the id "q1" was used before' in capsys.readouterr().err
+
+
+def test_documents_are_counted_and_every_broken_one_is_named(tmp_path, capsys):
+    (tmp_path / "a.md").write_text("# Pumps\n\nA pump moves water.\n\n## Valves\n\nA valve stops it.\n")
+    assert main(["validate", str(tmp_path)]) == 0
+    assert "1 files with 1 documents of 2 sections" in capsys.readouterr().out
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "c.pdf").write_bytes(b"no pdf")
+    assert main(["validate", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    assert "b.txt" in errors
+    assert "c.pdf" in errors

@@ -25,7 +25,7 @@ log = logging.getLogger("bgetune")
 _TRAINING_PER_CENTROID, _FEWEST_PER_CENTROID = 64, 39
 # Indexes that keep whole vectors: their scores are exact. All others keep codes; what those find is re-scored.
 _EXACT_SCORES = ("IndexFlat", "IndexFlatIP", "IndexFlatL2", "IndexIVFFlat", "IndexHNSWFlat", "IndexNSGFlat")
-_WIDER = 4  # of an index of codes, so many times as many are taken to be re-scored
+_WIDER = 4  # of an index of codes, so many times as many are taken to be re-scored, before it is tuned
 _QUERIES_AT_ONCE = 4096
 _GPU_DEPTH = 2048  # FAISS on a GPU finds no more for a query
 
@@ -33,9 +33,10 @@ _GPU_DEPTH = 2048  # FAISS on a GPU finds no more for a query
 class DenseIndex:
     """Built from vectors, searched by vectors; rows are positions in the corpus.
 
-    An index that keeps codes instead of vectors (PQ, SQ, LSH, PCA before it) finds four times as many as are asked
-    for, and these are re-scored with the vectors it was built over, read where they lie: scores are always exact, and
-    no second copy is held (FAISS's own `,RFlat` would hold all vectors in memory, which codes are there to avoid).
+    An index that keeps codes instead of vectors (PQ, SQ, LSH, PCA before it) finds `wider` times as many as are asked
+    for (four, before it is tuned), and these are re-scored with the vectors it was built over, read where they lie:
+    scores are always exact, and no second copy is held (FAISS's own `,RFlat` would hold all vectors in memory, which
+    codes are there to avoid).
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class DenseIndex:
         self.faiss_index, self.similarity, self.vectors = index, similarity, vectors
         self.option, self.on_gpu = option, on_gpu
         self.exact_scores = type(index).__name__ in _EXACT_SCORES if exact_scores is None else exact_scores
+        self.wider = 1 if self.exact_scores else _WIDER
         self._owner = owner  # of the memory that the index lies in; must live as long
 
     def __len__(self) -> int:
@@ -122,7 +124,7 @@ class DenseIndex:
         return scores, rows
 
     def _search(self, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-        wanted = depth if self.exact_scores else min(depth * _WIDER, len(self))
+        wanted = min(depth * self.wider, len(self))
         if self.on_gpu:
             wanted = max(depth, min(wanted, _GPU_DEPTH))
         found, rows = self.faiss_index.search(prepared(queries, self.similarity), wanted)

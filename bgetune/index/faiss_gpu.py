@@ -51,6 +51,7 @@ def to_gpu(
         )  # fmt: skip
     except RuntimeError as error:
         raise UserError(f"{option}: FAISS cannot move the index to the GPU: {faiss_reason(error)}") from None
+    moved.wider = index.wider
     if "IVF" in kind:
         lists: Any = faiss.try_extract_index_ivf(index.faiss_index)
         for each in (index, moved):

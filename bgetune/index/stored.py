@@ -76,8 +76,10 @@ def load_index(
             f"{path}: this FAISS ({faiss.__version__}) cannot read it; remove it, it is built again"
         ) from None
     index = DenseIndex(read, similarity, vectors, option)
-    if (tuned := note.get("tuned")) and tuned["parameter"]:
-        set_parameter(index, tuned["parameter"], tuned["value"])
+    if tuned := note.get("tuned"):
+        index.wider = tuned["wider"]
+        if tuned["parameter"]:
+            set_parameter(index, tuned["parameter"], tuned["value"])
     return index
 
 

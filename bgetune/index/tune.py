@@ -19,6 +19,7 @@ from bgetune.index.dense import DenseIndex
 log = logging.getLogger("bgetune")
 
 _WALK_FROM, _WALK_TO = 16, 4096  # efSearch
+_WIDEST = 32  # times depth: what an index of codes is asked for at most, to be re-scored
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Tuned:
     """Share of exact search's results that were found."""
     milliseconds: float
     """Time a query, asked all at once."""
+    wider: int = 1
+    """An index of codes: times as many are taken as are asked for, to be re-scored."""
 
 
 def recall(found: np.ndarray, exact: np.ndarray) -> float:
@@ -56,22 +59,30 @@ def tune(
 ) -> Tuned:
     """Raise nprobe or efSearch, doubling, until recall@depth is what is wanted; the index keeps the value.
 
-    The value depends on recall alone, so that two runs set the same. Where no value suffices, it keeps the first of
-    the best and warns.
+    Of an index of codes first what is taken for re-scoring is raised, with all lists read: where the codes mistake
+    neighbours, no more lists would mend it. The values depend on recall alone, so that two runs set the same. Where
+    none suffices, it keeps the first of the best and warns.
 
     Args:
         queries: float [Q, D], a sample held for this.
         exact_rows: int64 [Q, K], what `exact_search` finds for them, K = min(depth, N).
         option: where `wanted_recall` comes from, for the warning.
     """
-    best: Tuned | None = None
-    for name, value in _steps(index):
+
+    def measured(name: str, value: int) -> Tuned:
         if name:
             set_parameter(index, name, value)
         start = time.perf_counter()
         _, rows = index.search(queries, depth)
         milliseconds = 1000 * (time.perf_counter() - start) / max(len(queries), 1)
-        got = Tuned(name, value, recall(rows, exact_rows), milliseconds)
+        return Tuned(name, value, recall(rows, exact_rows), milliseconds, index.wider)
+
+    steps = list(_steps(index))
+    while not index.exact_scores and index.wider < _WIDEST and measured(*steps[-1]).recall < wanted_recall:
+        index.wider *= 2
+    best: Tuned | None = None
+    for step in steps:
+        got = measured(*step)
         if best is None or got.recall > best.recall:
             best = got
         if got.recall >= wanted_recall:
