@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from bgetune.config import HEADS, EvalConfig, JobConfig, ModelConfig, TrainConfig
-from bgetune.config_check_data import at_least, check_data, check_mine, check_synthesize, require
+from bgetune.config_check_data import at_least, check_data, check_mine, check_synthesize, require, sources_of
 
 
 def _refuse_infinite(section: Any, prefix: str) -> None:
@@ -28,6 +29,9 @@ def check(config: JobConfig) -> JobConfig:
     at_least(1, "adapt.rounds", config.adapt.rounds)
     _check_model(config.model)
     check_data(config.data)
+    for option, source in sources_of(config.data).items():
+        inside = source.kind == "documents" and _is_within(config.output, source.path)
+        require(not inside, "output", config.output, f"it lies in {option}.path, and would be read as a document")
     check_mine(config.mine)
     check_synthesize(config.synthesize)
     _check_train(config.train)
@@ -38,6 +42,8 @@ def check(config: JobConfig) -> JobConfig:
         "train.teacher", config.train.teacher,
         "mining writes the base model's own scores, which teach nothing; set mine.teacher.kind, or mine.method: given",
     )  # fmt: skip
+    require(config.adapt.rounds == 1 or config.mine.method == "search", "adapt.rounds", config.adapt.rounds,
+            "later rounds mine with the tuned model; set mine.method: search")  # fmt: skip
     in_batch_only = config.mine.method == "none" or config.train.negatives_per_query == 0
     require(
         not in_batch_only or (config.train.batch_size >= 2 and config.train.in_batch_negatives),
@@ -49,6 +55,10 @@ def check(config: JobConfig) -> JobConfig:
     )
     _check_eval(config.eval)
     return config
+
+
+def _is_within(folder: str, other: str) -> bool:
+    return Path(folder).expanduser().resolve().is_relative_to(Path(other).expanduser().resolve())
 
 
 def _check_model(model: ModelConfig) -> None:

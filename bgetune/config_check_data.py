@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from bgetune.config_data import DataConfig, MineConfig, SourceConfig, SynthesizeConfig, TeacherConfig
 from bgetune.errors import UserError
@@ -20,10 +21,14 @@ def at_least(least: float, option: str, value: float | None) -> None:
     require(value is None or value >= least, option, value, f"use at least {least}" if least else "use 0 or more")
 
 
+def sources_of(data: DataConfig) -> dict[str, SourceConfig]:
+    """Option -> source, the domain's first."""
+    return {"data.domain": data.domain, **{f"data.guards.{name}": source for name, source in data.guards.items()}}
+
+
 def check_data(data: DataConfig) -> None:
     """The domain, the guards, the public sets."""
-    sources = {"data.domain": data.domain, **{f"data.guards.{name}": source for name, source in data.guards.items()}}
-    for option, source in sources.items():
+    for option, source in sources_of(data).items():
         _check_source(option, source)
     for name in (data.name, *data.guards, *data.public):
         plain = bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*", name))
@@ -59,9 +64,13 @@ def _check_source(option: str, source: SourceConfig) -> None:
 def check_synthesize(settings: SynthesizeConfig) -> None:
     """The endpoint for synthetic queries."""
     if settings.url is not None:
-        good = settings.url.startswith(("http://", "https://"))
-        require(good, "synthesize.url", settings.url, "use a base URL such as http://localhost:8000/v1")
+        _check_url(settings.url)
         require(bool(settings.model), "synthesize.model", settings.model, "name the model that the endpoint serves")
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,60}", settings.api_key_env):
+        raise UserError(
+            "synthesize.api_key_env: it is no name of an environment variable (capital letters, digits, _); put the "
+            "key into a variable such as OPENAI_API_KEY and name that here"
+        )
     require("{passage}" in settings.prompt, "synthesize.prompt", settings.prompt[:40], "it must hold {passage}")
     for option in ("queries_per_passage", "max_passages", "max_tokens", "concurrency", "round_trip_rank"):
         at_least(1, f"synthesize.{option}", getattr(settings, option))
@@ -71,6 +80,22 @@ def check_synthesize(settings: SynthesizeConfig) -> None:
     require(
         0 <= settings.max_failures <= 1, "synthesize.max_failures", settings.max_failures, "use a share from 0 to 1"
     )
+
+
+def _check_url(url: str) -> None:
+    """What may hold a secret is refused before it is written anywhere, and is not repeated."""
+    try:
+        parts = urlsplit(url)
+        secret = bool(parts.username or parts.password or parts.query or parts.fragment)
+    except ValueError:
+        raise UserError("synthesize.url: it is no URL; use one such as http://localhost:8000/v1") from None
+    if secret:
+        raise UserError(
+            "synthesize.url: it holds a user, a password, a query or a fragment, which would be written into the job's "
+            "folder; give the base URL alone, and the key in the environment variable that api_key_env names"
+        )
+    good = parts.scheme in ("http", "https") and bool(parts.netloc)
+    require(good, "synthesize.url", url, "use a base URL such as http://localhost:8000/v1")
 
 
 def check_mine(mine: MineConfig) -> None:

@@ -25,17 +25,22 @@ class DocumentsConfig:
     """A passage of fewer tokens is joined to its neighbour of the same section, or left out when it has none."""
     include: tuple[str, ...] = ()
     """Name patterns such as `*.md`; none: every file of a kind that can be read."""
+    exclude: tuple[str, ...] = ()
+    """Name patterns that are left out."""
 
 
 @dataclass(frozen=True)
 class CleanConfig:
-    """What is taken out of a set before it is split. Passages of a public set stay as they are by default."""
+    """What is taken out of a set before it is split. Passages of a public set stay as they are by default.
+
+    Length and language are asked of passages only: in cross-lingual sets a query's language is another one by intent.
+    """
 
     duplicates: Literal["auto", "keep", "exact", "near"] = "auto"
     """Passages that say the same become one, and answer what any of them answered. auto: near for kind documents,
     else keep."""
     near_threshold: float = 0.8
-    """Jaccard similarity of word sets from which two passages are near-duplicates."""
+    """Jaccard similarity of word sets from which two passages with the same numbers in them are near-duplicates."""
     min_words: int = 0
     """Passages of fewer words are left out."""
     max_words: int | None = None
@@ -90,10 +95,10 @@ class DataConfig:
     guards: dict[str, SourceConfig] = field(default_factory=dict)
     """Name -> source. Measured on (test) only; training never sees them."""
     public: dict[str, str] = field(default_factory=dict)
-    """Name -> BEIR folder of a public benchmark whose test queries must not be among the domain's train queries."""
+    """Name -> BEIR folder of a public benchmark whose test queries must not be among the domain's train or dev ones."""
     leakage: Leakage = "error"
-    """When a train query is known from dev, test, a guard or a public set: stop; leave it out of train; or only say
-    so."""
+    """When a train or dev query is known from what is measured with (dev, test, a guard, a public set): stop; leave it
+    out of its split; or only say so."""
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from typing import Any, overload
 import numpy as np
 
 from bgetune.data import Texts, normalised
-from bgetune.files import atomic_folder, sha256_file
+from bgetune.files import atomic_folder, read_json, sha256_file, write_json
 from bgetune.progress import progress
 
 _ARRAYS = ("starts", "ids", "texts")
+_SUMS = "sha256.json"
 
 
 class Corpus:
@@ -39,10 +40,11 @@ class Corpus:
     def open(cls, source: Path, cache: Path) -> Corpus:
         """The corpus of a `corpus.jsonl`; where its lines begin is noted in `cache`, once."""
         index = cache / f"corpus-{sha256_file(source)[:32]}"
-        if not index.is_dir():
+        if not _is_whole(index):
             with atomic_folder(index) as partial:
                 for name, values in zip(_ARRAYS, _scan(source), strict=True):
                     np.save(partial / f"{name}.npy", values)
+                write_json(partial / _SUMS, {name: sha256_file(partial / f"{name}.npy") for name in _ARRAYS})
         return cls(source, index)
 
     def __len__(self) -> int:
@@ -62,6 +64,10 @@ class Corpus:
     def text(self, row: int) -> str:
         """Title and text of one passage, as it is encoded."""
         return self.take([row]).full_texts()[0]
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        """Where a passage came from, such as document and section; empty where nothing is known."""
+        return self._row(row).get("metadata") or {}
 
     def rows_of(self, ids: Sequence[str]) -> list[int]:
         """The rows of passages by their ids, all of which are there."""
@@ -85,6 +91,14 @@ class Corpus:
 
     def _row(self, row: int) -> dict[str, Any]:
         return json.loads(self._bytes[self._starts[row] : self._starts[row + 1]].tobytes())
+
+
+def _is_whole(index: Path) -> bool:
+    """Whether an index is there and is what was written."""
+    try:
+        return read_json(index / _SUMS) == {name: sha256_file(index / f"{name}.npy") for name in _ARRAYS}
+    except (OSError, ValueError):
+        return False
 
 
 class _Ids(Sequence[str]):

@@ -107,14 +107,17 @@ def encode_shards(
     label: str,
     cache: Path,
     heads: Sequence[Head] = ("dense",),
+    shared: bool = False,
 ) -> EncodedShards:
     """What the heads make of all texts, in shards of `encode_shard_texts` in `cache`.
 
-    Each process of a launch encodes its share of the shards that are missing, or whose checksums are wrong, and comes
-    back when all are there. A shard's bytes depend on its own texts alone.
+    Shards that are missing, or whose checksums are wrong, are encoded. A shard's bytes depend on its own texts alone.
 
-    Args and errors: as `encode`.
+    Args and errors: as `encode`, and
+        shared: every process of the launch is here: each encodes its share, and comes back when all shards are there.
+            Else this process does it all by itself, whatever the others do.
     """
+    number, of = (rank(), world_size()) if shared else (0, 1)
     starts = [*range(0, len(texts), config.encode_shard_texts), len(texts)]
     spans = [range(start, stop) for start, stop in pairwise(starts)]
     settings = _settings(encoder, role, config, heads)
@@ -128,7 +131,7 @@ def encode_shards(
                 # before the cache: another configuration may have cut and kept them
                 _refuse_overlong(some, encoder.tokenize(some.full_texts(), role)[1], role, encoder)
             # two shards of the same texts are one folder, and one process's work
-            ours = folder not in folders and len(folders) % world_size() == rank()
+            ours = folder not in folders and len(folders) % of == number
             folders.append(folder)
             if not ours or _whole(folder):
                 bar.update(len(span))
@@ -137,8 +140,9 @@ def encode_shards(
                 cut += len(_encode(encoder, some, role, config, heads, partial, bar)[1])
             new += len(span)
     _report_cut(texts.source, cut, new, role, encoder)
-    wait_for_all()
-    if rank() == 0:
+    if shared:
+        wait_for_all()
+    if number == 0:
         listed = {"settings": settings, "texts": len(texts), "shards": [folder.name for folder in folders]}
         write_json(cache / f"{_digest(listed)}.json", listed)
     return EncodedShards(folders, starts)
@@ -201,8 +205,11 @@ def _whole(folder: Path) -> bool:
     """Whether a shard is there and is what was written."""
     if not (folder / "heads.json").is_file():
         return False
-    sums = read_json(folder / "heads.json")["sha256"]
-    wrong = [name for name, digest in sums.items() if not _same(folder / name, digest)]
+    try:
+        sums = read_json(folder / "heads.json")["sha256"]
+        wrong = [name for name, digest in sums.items() if not _same(folder / name, digest)]
+    except (ValueError, KeyError, TypeError, AttributeError):  # the note itself is damaged
+        wrong = ["heads.json"]
     if wrong:
         log.warning("%s: %s is not what was written there; encoding its texts again", folder, wrong[0])
         shutil.rmtree(folder)

@@ -150,4 +150,6 @@ def sha256_tree(path: Path) -> str:
     if not path.is_dir():
         return "absent"
     files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-    return sha256_json([[str(p.relative_to(path)), sha256_file(p)] for p in files])
+    # a name need not be UTF-8
+    named = [(os.fsencode(p.relative_to(path)).decode("utf-8", "backslashreplace"), p) for p in files]
+    return sha256_json([[name, sha256_file(p)] for name, p in named])

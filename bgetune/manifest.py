@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from pathlib import Path
 from typing import Any
 
-from bgetune.config import JobConfig
+from bgetune.config import JobConfig, ModelConfig
 from bgetune.config_io import flatten, to_dict
 from bgetune.files import read_json, sha256_file, sha256_json, sha256_tree, write_json
 from bgetune.models import model_folder
@@ -28,6 +28,9 @@ def fingerprint(stage: Stage, config: JobConfig, run: Run) -> dict[str, Any]:
     }
     if stage.name == "prepare":
         made_from["harvested"] = _harvested_versions(config)
+    if stage.name == "mine" and config.mine.teacher.kind == "cross_encoder":
+        teacher = ModelConfig(name_or_path=config.mine.teacher.name_or_path)
+        made_from["teacher"] = _model_files_hash(model_folder(teacher, "mine.teacher.name_or_path"))
     if stage.uses_model(config):
         made_from["base_model"] = _model_files_hash(model_folder(config.model))
     return made_from

@@ -32,12 +32,22 @@ _PACKAGED = {
 }
 
 
-def model_folder(config: ModelConfig) -> Path:
+def model_folder(config: ModelConfig, option: str = "model.name_or_path") -> Path:
     """The local folder of a model; a Hub model is fetched into the Hugging Face cache first.
+
+    Args:
+        option: what named it, for messages.
 
     Raises:
         UserError: no such folder, package or repository, or no network to fetch it.
     """
+    try:
+        return _folder(config)
+    except UserError as error:
+        raise UserError(str(error).replace("model.name_or_path", option, 1)) from None
+
+
+def _folder(config: ModelConfig) -> Path:
     name = config.name_or_path
     if name.startswith("pypi:"):
         return _packaged_folder(name.removeprefix("pypi:"))

@@ -34,8 +34,19 @@ _WEIGHTS = tuple(f"train.{head}.ensemble_weight" for head in HEADS)
 _SEARCH = ("eval.candidates", "eval.multi_vector", *_WEIGHTS)
 
 
+# what decides synthetic queries; where and how fast they are asked for does not
+_ANSWERS = ("model", "prompt", "examples", "queries_per_passage", "max_passages", "temperature", "max_tokens",
+            "round_trip_rank", "seed")  # fmt: skip
+
+
 def _sets(config: JobConfig) -> list[str]:
     return [config.data.name, *config.data.guards]
+
+
+def _of_round_before(run: Run) -> list[Path]:
+    """The model that mines, and the ranks that decide whose negatives stay."""
+    before = run.round_before
+    return [] if before is None else [before.best, before.examples.parent]
 
 
 def _prepares_with_model(config: JobConfig) -> bool:
@@ -49,7 +60,7 @@ STAGES: tuple[Stage, ...] = (
         name="prepare",
         command=("bgetune.data_prep", "prepare"),
         what="read the domain and the guards into BEIR layout",
-        keys=("data", "synthesize"),
+        keys=("data", *(f"synthesize.{name}" for name in _ANSWERS)),
         inputs=lambda config, run: (
             [
                 source_path(source)
@@ -66,7 +77,10 @@ STAGES: tuple[Stage, ...] = (
         command=("bgetune.data_prep", "mine"),
         what="find hard negatives",
         keys=(*ENCODING, *_WEIGHTS, "data.name", "mine"),
-        inputs=lambda config, run: [run.data(config.data.name), *([run.round_before.best] if run.round_before else [])],
+        inputs=lambda config, run: [
+            run.data(config.data.name),
+            *_of_round_before(run),
+        ],
         outputs=lambda config, run: [run.examples.parent],
         in_rounds=True,
         on_every_rank=True,

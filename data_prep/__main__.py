@@ -24,8 +24,8 @@ HELP = """usage: python -m data_prep COMMAND ...
 Raw text to training examples.
 
   harvest --out DIR [--packages stdlib | NAME ...]   make a retrieval set out of installed Python code
-  validate PATH                                      check a BEIR folder or one of its files, a training JSONL, or
-                                                     documents; name everything that is wrong
+  validate PATH [--kind KIND]                        check a BEIR folder or one of its files, qrels, a training JSONL,
+                                                     documents, a job's YAML; name everything that is wrong
   prepare --config FILE                              stage 1 of a job: read documents, pairs or sets, have queries
                                                      written where there are none, clean, split, check for leakage
   mine --config FILE [--round N]                     stage 2 of a job: find hard negatives, and an audit to read;
@@ -89,11 +89,15 @@ def _refuse_foreign_files(folder: Path) -> None:
 
 
 def _validate(argv: Sequence[str]) -> int:
-    from .validate import validate
+    from .validate import KINDS, validate
 
-    parser = _Parser(prog="python -m data_prep validate", description="Name every bad line, or count.")
-    parser.add_argument("path", type=Path, help="a BEIR folder, corpus.jsonl, queries.jsonl, a training JSONL, or documents")
-    return validate(parser.parse_args(argv).path)
+    parser = _Parser(prog="python -m data_prep validate", description="Name everything that is wrong, or count.")
+    parser.add_argument("path", type=Path, help="a BEIR folder or one of its files, a training JSONL, documents, a job")
+    parser.add_argument(
+        "--kind", choices=sorted(KINDS), help="what it is, where that cannot be told from its first line"
+    )
+    options = parser.parse_args(argv)
+    return validate(options.path, options.kind)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bgetune.config import JobConfig
 from bgetune.config_data import Leakage
-from bgetune.data import RetrievalSet, Texts, write_retrieval_set
+from bgetune.data import RetrievalSet, write_retrieval_set
 from bgetune.errors import UserError
 from bgetune.examples import write_examples
 from bgetune.files import atomic_folder
@@ -34,16 +34,19 @@ def prepare(config: JobConfig, run: Run) -> None:
         UserError: see `sources.load`; train queries are known from what is measured on, and `data.leakage` is error.
     """
     start = time.monotonic()
+    public = read_public(config.data.public)
+    guards = {
+        name: load(source, f"data.guards.{name}", guard=True, model=config.model)
+        for name, source in config.data.guards.items()
+    }
+    # last, for a language model may be paid for it
     enrich = None if config.synthesize.url is None else partial(add_synthetic, config=config, run=run)
     domain = load(config.data.domain, "data.domain", guard=False, model=config.model, enrich=enrich)
-    guards: dict[str, Loaded] = {}
-    for name, source in config.data.guards.items():
-        option = f"data.guards.{name}"
-        guard = load(source, option, guard=True, model=config.model)
-        if source.kind == "harvest":
-            guard = replace(guard, data=_apart_from_training(guard.data, domain.data, option))
-        guards[name] = guard
-    measured = {**{name: guard.data for name, guard in guards.items()}, **read_public(config.data.public)}
+    for name, guard in guards.items():
+        if config.data.guards[name].kind == "harvest":
+            apart = _apart_from_training(guard.data, domain.data, f"data.guards.{name}")
+            guards[name] = replace(guard, data=apart)
+    measured = {**{name: guard.data for name, guard in guards.items()}, **public}
     domain = _without_leaks(domain, leaks(domain.data, measured), config.data.leakage)
     for name, loaded in {config.data.name: domain, **guards}.items():
         _write(run.data(name), loaded, name)
@@ -73,26 +76,31 @@ def describe(data: RetrievalSet) -> str:
 
 
 def _apart_from_training(guard: RetrievalSet, domain: RetrievalSet, option: str) -> RetrievalSet:
-    """Harvested code without what training sees: it holds copies of the standard library, and stock phrases.
+    """Harvested code without what train and dev see: it holds copies of the standard library, and stock phrases.
 
     Data of the user's own are not changed behind their back; the leakage check speaks about them.
     """
-    tested, trained = guard.queries_of("test"), domain.queries_of("train")
-    ids, texts, train_ids, train_texts = tested.ids, tested.texts, trained.ids, trained.texts
-    seen_queries = {i for i, _ in near_duplicates(texts, train_texts)}
-    seen_passages = _near_train_positives(guard, domain, train_ids)
+    tested, seen = guard.queries_of("test"), [domain.queries_of(split) for split in ("train", "dev")]
+    seen_queries = {i for i, _ in near_duplicates(tested.texts, [text for texts in seen for text in texts.texts])}
+    seen_passages = _near_positives(guard, domain)
     qrels = guard.qrels["test"]
-    kept = [i for i in range(len(ids)) if i not in seen_queries and not seen_passages.intersection(qrels[ids[i]])]
+    kept = [
+        i
+        for i, query_id in enumerate(tested.ids)
+        if i not in seen_queries and not seen_passages.intersection(qrels[query_id])
+    ]
     if not kept:
         raise UserError(f"{option}.packages: all its functions are in the domain too; name other packages")
-    if len(kept) < len(ids):
-        log.info("prepare: %s: %d queries left out, training sees them or their answer", option, len(ids) - len(kept))
-    queries = Texts([ids[i] for i in kept], [texts[i] for i in kept])
+    if len(kept) < len(tested):
+        left = len(tested) - len(kept)
+        log.info("prepare: %s: %d queries left out, training sees them or their answer", option, left)
+    queries = tested.take(kept)
     return RetrievalSet(guard.corpus, queries, {"test": {query_id: qrels[query_id] for query_id in queries.ids}})
 
 
-def _near_train_positives(guard: RetrievalSet, domain: RetrievalSet, train_ids: list[str]) -> set[str]:
-    """Ids of the guard's passages that are near-duplicates of a positive the domain trains on."""
-    trained = {passage_id for query_id in train_ids for passage_id in domain.qrels["train"][query_id]}
+def _near_positives(guard: RetrievalSet, domain: RetrievalSet) -> set[str]:
+    """Ids of the guard's passages that are near-duplicates of a positive of the domain's train or dev."""
+    judged = [passages for split in ("train", "dev") for passages in domain.qrels[split].values()]
+    trained = {passage_id for passages in judged for passage_id in passages}
     texts = [text for i, text in zip(domain.corpus.ids, domain.corpus.full_texts(), strict=True) if i in trained]
     return {guard.corpus.ids[i] for i, _ in near_duplicates(guard.corpus.full_texts(), texts)}

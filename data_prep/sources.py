@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,13 +14,16 @@ from bgetune.errors import UserError
 from bgetune.examples import Example, parse_example
 from bgetune.models import model_folder
 
-from .clean.filters import clean
+from .clean.filters import Cleaned, clean
 from .documents.build import documents_set
 from .harvest import harvest
 from .rows import Row, assemble
 from .split import cut, stable_hash
 
 log = logging.getLogger("bgetune")
+
+# Queries of its own from which a set is measured with them alone, and synthetic ones only train.
+_ENOUGH = 50
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ def load(
         option: the source's option, e.g. `data.domain`, for messages.
         guard: only a test split is needed, and only it is kept.
         model: kind documents: its tokenizer counts the tokens of a passage.
-        enrich: gives queries to passages that have none, before anything is limited or cut.
+        enrich: gives train queries to passages that have none. Where the set has too few queries of its own to cut dev
+            and test from, they are cut from those as well, and the log says so.
 
     Returns:
         A domain's set has the splits train, dev and test, a guard's has test.
@@ -54,12 +58,16 @@ def load(
         UserError: the data are missing or broken, with file:line or the option; a split is empty and cannot be cut.
     """
     if source.kind == "harvest":
-        data, given = _clean(harvest(source, guard, f"{option}.packages"), source, option), None
+        cleaned, given = _clean(harvest(source, guard, f"{option}.packages"), source, option), None
+        data = cleaned.data
     else:
         data, given = _read(source, option, model)
-        data = _clean(data, source, option)
-        if enrich is not None:
-            data = enrich(data)
+        cleaned = _clean(data, source, option)
+        data = cleaned.data
+        own = sum(len(qrels) for qrels in data.qrels.values())
+        if enrich is not None and own < _ENOUGH:
+            log.warning("prepare: %s has %d queries of its own: dev and test are synthetic too", option, own)
+            data, enrich = enrich(data), None
         if not any(data.qrels.values()):
             raise UserError(
                 f"{option}: {_named(source)} has no query; name other documents.builders, or set synthesize.url"
@@ -67,29 +75,36 @@ def load(
         if source.max_pairs is not None:
             data = _limited(data, source.max_pairs, source.seed, f"{option}.max_pairs")
         data = _with_all_splits(data, source, option, guard)
+        if enrich is not None:
+            data = enrich(data)
     for split in ("test",) if guard else SPLITS:
         if not data.qrels.get(split):
             raise UserError(
                 f"{option}: no query is left for the {split} split of {_named(source)}; give it more queries"
+                + ("" if source.split_by == "query" else f", or set {option}.split_by: query")
             )
     if guard:
         return Loaded(_only_test(data))
-    return Loaded(data, _given_after(given, data))
+    return Loaded(data, _given_after(given, data, cleaned.home))
 
 
 def _named(source: SourceConfig) -> str:
     return source.path or " ".join(source.packages)
 
 
-def _clean(data: RetrievalSet, source: SourceConfig, option: str) -> RetrievalSet:
-    cleaned, counts = clean(data, source.clean, source.kind, f"{option}.clean")
-    for reason, count in counts.items():
+def _clean(data: RetrievalSet, source: SourceConfig, option: str) -> Cleaned:
+    cleaned = clean(data, source.clean, source.kind, f"{option}.clean")
+    for reason, count in cleaned.counts.items():
         log.info("prepare: %s: %s: %d", option, reason, count)
     return cleaned
 
 
-def _given_after(given: list[Example] | None, data: RetrievalSet) -> list[Example] | None:
-    """The examples as the cleaned and cut set has them: its train queries, their positives, negatives that are left."""
+def _given_after(given: list[Example] | None, data: RetrievalSet, home: Mapping[str, str]) -> list[Example] | None:
+    """The examples as the cleaned and cut set has them: its train queries, their positives, negatives that are left.
+
+    Args:
+        home: id of a passage that was merged -> id of the one that stands for it.
+    """
     if given is None:
         return None
     train, text_of = data.qrels["train"], dict(zip(data.corpus.ids, data.corpus.full_texts(), strict=True))
@@ -98,11 +113,9 @@ def _given_after(given: list[Example] | None, data: RetrievalSet) -> list[Exampl
         if example.query_id not in train:
             continue
         positives = [passage_id for passage_id, grade in train[example.query_id].items() if grade > 0]
-        stay = [
-            i
-            for i, passage_id in enumerate(example.neg_ids or ())
-            if passage_id in text_of and passage_id not in positives
-        ]
+        names = [home.get(name, name) for name in example.neg_ids or ()]
+        firsts = {name: i for i, name in reversed(list(enumerate(names)))}
+        stay = sorted(i for name, i in firsts.items() if name in text_of and name not in positives)
         same = positives == example.pos_ids
         found.append(
             replace(
@@ -110,8 +123,8 @@ def _given_after(given: list[Example] | None, data: RetrievalSet) -> list[Exampl
                 pos=[text_of[passage_id] for passage_id in positives],
                 pos_ids=positives,
                 pos_scores=example.pos_scores if same else None,
-                neg=[example.neg[i] for i in stay],
-                neg_ids=[(example.neg_ids or [])[i] for i in stay],
+                neg=[text_of[names[i]] for i in stay],
+                neg_ids=[names[i] for i in stay],
                 neg_scores=[example.neg_scores[i] for i in stay] if example.neg_scores else None,
             )
         )

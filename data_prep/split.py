@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from bgetune.data import Qrels, RetrievalSet, Texts
 from bgetune.errors import UserError
 
-from .neardup import near_duplicates, words_of
+from .clean.near import connected
+
+_NEAR = 0.8
 
 
 def stable_hash(seed: int, key: str) -> str:
@@ -49,9 +51,10 @@ def cut(
 ) -> dict[str, Qrels]:
     """Cut new splits from the train queries.
 
-    Queries that are near-duplicates (token Jaccard >= 0.8) or share a positive stay together; by document also those
-    whose positives have the same `document` in their metadata; by group also those that have the same `group` in
-    their own metadata or in a positive's. Such groups are ordered by the hash of (seed, their smallest query id).
+    Queries that are near-duplicates (token Jaccard >= 0.8, and the same numbers) or share a positive stay together; by
+    document also those that have a `document` in common, in their own metadata or in a positive's; by group those with
+    the same `group`. Of merged passages every document and group counts (`documents`, `groups`). Such groups are
+    ordered by the hash of (seed, their smallest query id).
 
     Args:
         data: a set with a train split.
@@ -85,33 +88,41 @@ def cut(
     return qrels
 
 
+ORIGINS = {"document": "documents", "group": "groups"}
+"""What a passage's metadata say of where it came from; the second holds all of them where passages were merged."""
+
+
+def origins(metadata: Mapping[str, Any], key: str) -> list[str]:
+    """Every document or group that a text came from.
+
+    >>> origins({"group": 7, "document": "a", "documents": ["a", "b"]}, "document")
+    ['a', 'b']
+    """
+    many = metadata.get(ORIGINS[key])
+    values = [metadata.get(key), *(many if isinstance(many, list) else [])]
+    return list(dict.fromkeys(str(value) for value in values if value is not None))
+
+
 def _metadata_keys(data: RetrievalSet, queries: Texts, key: str) -> Iterator[tuple[str, str]]:
-    """(query id, value of `key`) for each train query and each of its positives that has one."""
+    """(query id, document or group) for each that a train query or one of its positives came from."""
     known_of = dict(zip(data.corpus.ids, data.corpus.metadata, strict=False))
     for i, query_id in enumerate(queries.ids):
         positives = [passage_id for passage_id, score in data.qrels["train"][query_id].items() if score > 0]
         metadata: list[dict[str, Any]] = [known_of.get(passage_id, {}) for passage_id in positives]
-        if key == "group" and queries.metadata:
+        if queries.metadata:
             metadata.append(queries.metadata[i])
-        yield from ((query_id, str(known[key])) for known in metadata if known.get(key) is not None)
+        yield from ((query_id, value) for known in metadata for value in origins(known, key))
 
 
 def _links(ids: Sequence[str], texts: Sequence[str], qrels: Qrels) -> list[list[str]]:
     """Lists of query ids that must stay together: near-equal ones, and those that share a positive."""
-    by_words: dict[frozenset[str], list[str]] = {}
     by_passage: dict[str, list[str]] = {}
-    # one text for each set of words: thousands of equal queries would be millions of pairs
-    example: dict[frozenset[str], str] = {}
-    for query_id, text in zip(ids, texts, strict=True):
-        by_words.setdefault(words_of(text), []).append(query_id)
-        example.setdefault(words_of(text), text)
+    for query_id in ids:
         for passage_id, relevance in qrels[query_id].items():
             if relevance > 0:
                 by_passage.setdefault(passage_id, []).append(query_id)
-    keys = list(by_words)
-    distinct = [example[key] for key in keys]
-    alike = ([by_words[keys[i]][0], by_words[keys[j]][0]] for i, j in near_duplicates(distinct, distinct) if i < j)
-    return [*by_words.values(), *by_passage.values(), *alike]
+    alike = [[ids[first], ids[i]] for i, first in enumerate(connected(texts, _NEAR).tolist())]
+    return [*by_passage.values(), *alike]
 
 
 def _connected(ids: Iterable[str], links: Iterable[Sequence[str]]) -> list[list[str]]:

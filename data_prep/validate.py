@@ -1,24 +1,31 @@
-"""Every bad line of what the stages read: a BEIR folder or one of its files, a training JSONL, documents."""
+"""Every bad line of what the stages read: sets, texts, training examples, qrels, documents, jobs."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bgetune.config_data import SourceConfig
-from bgetune.data import SPLITS, judgement_lines, judgement_problems, read_retrieval_set, read_texts
+from bgetune.data import SPLITS, judgement_lines, judgement_problems, metadata_at, read_retrieval_set, read_texts
 from bgetune.errors import UserError
-from bgetune.examples import parse_example, read_examples
+from bgetune.examples import Example, parse_example, read_examples
 from bgetune.files import json_object
+from bgetune.progress import progress
 
 from .documents.read import files_of, read_file
 
 SHOWN = 20
+_BAR_FROM = 50_000_000
+"""Bytes of a file; smaller ones take a second or two."""
+_SNIFFED = 1 << 20
+"""Characters of a line that are looked at to tell the kind of a file."""
+_SOURCE = "data.domain"
+"""The option in messages about documents: what a job would call them."""
 
 
 @dataclass(frozen=True)
@@ -29,41 +36,85 @@ class _Kind:
     counts: Callable[[Path], str]
 
 
-def validate(path: Path) -> int:
-    """Check a BEIR folder, its corpus.jsonl or queries.jsonl, a training JSONL, or documents; print counts, or what is
-    wrong (the first 20, then how many).
+def validate(path: Path, kind: str | None = None) -> int:
+    """Check a file or folder; print counts, or what is wrong (the first 20, then how many).
+
+    Args:
+        kind: one of KINDS: set (BEIR folder), texts (corpus.jsonl or queries.jsonl), examples (training JSONL, or a
+            folder of them), qrels (a tsv, or a folder of them; only their form, ids need the set), documents, job
+            (YAML). None: told by the name and by the first object or line.
 
     Returns:
         The exit code: 0 when all is good, 2 else.
 
     Raises:
-        UserError: there is no such path, or a file of the folder is missing.
+        UserError: there is no such path or kind, or a file of the folder is missing.
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder; name a BEIR folder, a training JSONL or documents")
-    kind = _kind_of(path)
-    problems = list(kind.problems(path))
-    for problem in problems[:SHOWN]:
-        print(f"error: {problem}", file=sys.stderr)
-    if len(problems) > SHOWN:
-        print(f"error: and {len(problems) - SHOWN} more bad lines", file=sys.stderr)
-    if problems:
+        raise UserError(f"{path}: no such file or folder; name a BEIR folder, a training JSONL, documents or a job")
+    if kind is not None and kind not in KINDS:
+        raise UserError(f"--kind: {kind!r} is none of {', '.join(KINDS)}")
+    chosen = KINDS[kind or _kind_of(path)]
+    bad = 0
+    for bad, problem in enumerate(chosen.problems(path), start=1):
+        if bad <= SHOWN:
+            print(f"error: {problem}", file=sys.stderr)
+    if bad > SHOWN:
+        print(f"error: and {bad - SHOWN} more bad lines", file=sys.stderr)
+    if bad:
         return 2
     # the readers have the last word: what validate calls good, the stages read
-    print(kind.counts(path))
+    print(chosen.counts(path))
     return 0
 
 
-def _kind_of(path: Path) -> _Kind:
+def _kind_of(path: Path) -> str:
     if path.is_dir():
-        a_set = any((path / name).exists() for name in ("corpus.jsonl", "queries.jsonl", "qrels"))
-        return _SET if a_set or not any(path.rglob("*.*")) else _DOCUMENTS
-    if path.suffix != ".jsonl":
-        return _DOCUMENTS
+        if any((path / name).exists() for name in ("corpus.jsonl", "queries.jsonl", "qrels")):
+            return "set"
+        if any(_is_qrels(file) for file in _qrels_files(path)):
+            return "qrels"
+        rows = _example_files(path)
+        if rows and all(_kind_of_rows(file) == "examples" for file in rows):
+            return "examples"
+        return "documents" if any(path.rglob("*.*")) else "set"
+    if path.suffix in (".yaml", ".yml"):
+        return "job"
+    if path.suffix == ".tsv" and _is_qrels(path):
+        return "qrels"
+    return _kind_of_rows(path) if path.suffix == ".jsonl" else "documents"
+
+
+def _kind_of_rows(path: Path) -> str:
+    """texts, examples or documents, by the name and the first line that is an object."""
     if path.name in ("corpus.jsonl", "queries.jsonl"):
-        return _TEXTS
-    return _EXAMPLES
+        return "texts"
+    keys: set[str] = set()
+    with open(path, encoding="utf-8", errors="replace") as file:
+        while line := file.readline(_SNIFFED):
+            try:
+                keys = set(json_object(line, str(path)))
+                break
+            except UserError:
+                continue
+    if "_id" in keys:
+        return "texts"
+    known = {field.name for field in fields(Example)}
+    return "examples" if keys <= known or ("query" in keys and keys & {"pos", "neg"}) else "documents"
+
+
+def _is_qrels(path: Path) -> bool:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.readline(_SNIFFED).split("\t")[0].strip() == "query-id"
+
+
+def _qrels_files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.tsv")) if path.is_dir() else [path]
+
+
+def _example_files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
 
 
 def _counts_of_set(folder: Path) -> str:
@@ -77,17 +128,73 @@ def _counts_of_set(folder: Path) -> str:
 
 
 def _counts_of_examples(path: Path) -> str:
-    examples = read_examples(path)
-    pos, neg = sum(len(e.pos) for e in examples), sum(len(e.neg) for e in examples)
-    return f"{path}: {len(examples):,} examples with {pos:,} positives and {neg:,} negatives"
+    lines = []
+    for file in _example_files(path):
+        examples = read_examples(file)
+        pos, neg = sum(len(e.pos) for e in examples), sum(len(e.neg) for e in examples)
+        lines.append(f"{file}: {len(examples):,} examples with {pos:,} positives and {neg:,} negatives")
+    if not lines:
+        raise UserError(f"{path}: no *.jsonl file in this folder")
+    return "\n".join(lines)
+
+
+def _bad_lines_of_examples(path: Path) -> Iterator[str]:
+    def check(row: dict[str, Any], where: str) -> None:
+        parse_example(row, where)
+
+    for file in _example_files(path):
+        yield from _bad_rows(file, check)
+
+
+def _titled(path: Path) -> bool:
+    return path.name != "queries.jsonl"
 
 
 def _counts_of_texts(path: Path) -> str:
-    return f"{path}: {len(read_texts(path, with_titles=path.name == 'corpus.jsonl')):,} texts"
+    return f"{path}: {len(read_texts(path, with_titles=_titled(path))):,} texts"
 
 
 def _bad_lines_of_texts(path: Path) -> Iterator[str]:
-    yield from _bad_rows(path, partial(_check_text, first={}, titled=path.name == "corpus.jsonl"))
+    yield from _bad_rows(path, partial(_check_text, first={}, titled=_titled(path)))
+
+
+class _Every:
+    """Every id: the ids of a qrels file alone cannot be looked up."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+def _bad_lines_of_qrels(path: Path) -> Iterator[str]:
+    for file in _qrels_files(path):
+        yield from _bad_judgements(file, _Every(), _Every())
+
+
+def _counts_of_qrels(path: Path) -> str:
+    lines = []
+    for file in _qrels_files(path):
+        rows = [cells for _, cells in judgement_lines(file)]
+        lines.append(
+            f"{file}: {len(rows):,} judgements of {len({cells[0] for cells in rows}):,} queries; "
+            "whether their ids are there shows when the folder above is validated"
+        )
+    if not lines:
+        raise UserError(f"{path}: no *.tsv file in this folder")
+    return "\n".join(lines)
+
+
+def _bad_job(path: Path) -> Iterator[str]:
+    from bgetune.config_io import load_job  # jsonargparse takes half a second
+
+    try:
+        load_job(path)
+    except UserError as error:
+        line = str(error)
+        yield line if line.startswith(str(path)) else f"{path}: {line}"
+
+
+def _told_of_job(path: Path) -> str:
+    return f"{path}: a good configuration of a job"
 
 
 def _documents_source(path: Path) -> SourceConfig:
@@ -96,26 +203,20 @@ def _documents_source(path: Path) -> SourceConfig:
 
 def _counts_of_documents(path: Path) -> str:
     source = _documents_source(path)
-    files = files_of(source, "PATH")
-    documents = [document for file in files for document in read_file(file, source, "PATH")]
+    files = files_of(source, _SOURCE)
+    documents = [document for file in files for document in read_file(file, source, _SOURCE)]
     sections = sum(len(document.sections) for document in documents)
     return f"{path}: {len(files):,} files with {len(documents):,} documents of {sections:,} sections"
 
 
 def _bad_files(path: Path) -> Iterator[str]:
+    """What is wrong with each file that is wrong; of a table its first bad row."""
     source = _documents_source(path)
-    for file in files_of(source, "PATH"):
+    for file in files_of(source, _SOURCE):
         try:
-            read_file(file, source, "PATH")
+            read_file(file, source, _SOURCE)
         except UserError as error:
             yield str(error)
-
-
-def _bad_lines_of_examples(path: Path) -> Iterator[str]:
-    def check(row: dict[str, Any], where: str) -> None:
-        parse_example(row, where)
-
-    yield from _bad_rows(path, check)
 
 
 def _bad_lines_of_set(folder: Path) -> Iterator[str]:
@@ -134,16 +235,27 @@ def _bad_lines_of_set(folder: Path) -> Iterator[str]:
 
 def _bad_rows(path: Path, check: Callable[[dict[str, Any], str], None]) -> Iterator[str]:
     """What is wrong with each line of a JSONL file that is wrong."""
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         where = f"{path}:{number}"
         try:
-            if not line.strip():
-                continue
-            check(json_object(line.decode(), where), where)
+            if line.strip():
+                check(json_object(line.decode(), where), where)
         except UnicodeDecodeError as error:
             yield f"{where}: not UTF-8 text ({error.reason}); save the file as UTF-8"
         except UserError as error:
             yield str(error)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, with a bar if it is large."""
+    with open(path, "rb") as file:
+        if (size := path.stat().st_size) < _BAR_FROM:
+            yield from file
+            return
+        with progress(size, path.name, "B") as bar:
+            for line in file:
+                yield line
+                bar.update(len(line))
 
 
 def _check_text(row: dict[str, Any], where: str, first: dict[str, str], titled: bool) -> None:
@@ -163,9 +275,10 @@ def _check_text(row: dict[str, Any], where: str, first: dict[str, str], titled: 
         raise UserError(f'{where}: "title" must be a string, got {json.dumps(title)[:40]}')
     if not (title + row["text"]).strip():
         raise UserError(f'{where}: the text of "{text_id}" is empty; remove the line or give it a text')
+    metadata_at(row, where)
 
 
-def _bad_judgements(path: Path, query_ids: set[str], passage_ids: set[str]) -> Iterator[str]:
+def _bad_judgements(path: Path, query_ids: Container[str], passage_ids: Container[str]) -> Iterator[str]:
     try:
         for where, cells in judgement_lines(path):
             yield from judgement_problems(cells, where, query_ids, passage_ids)
@@ -173,7 +286,12 @@ def _bad_judgements(path: Path, query_ids: set[str], passage_ids: set[str]) -> I
         yield str(error)
 
 
-_SET = _Kind(_bad_lines_of_set, _counts_of_set)
-_TEXTS = _Kind(_bad_lines_of_texts, _counts_of_texts)
-_EXAMPLES = _Kind(_bad_lines_of_examples, _counts_of_examples)
-_DOCUMENTS = _Kind(_bad_files, _counts_of_documents)
+KINDS = {
+    "set": _Kind(_bad_lines_of_set, _counts_of_set),
+    "texts": _Kind(_bad_lines_of_texts, _counts_of_texts),
+    "examples": _Kind(_bad_lines_of_examples, _counts_of_examples),
+    "qrels": _Kind(_bad_lines_of_qrels, _counts_of_qrels),
+    "documents": _Kind(_bad_files, _counts_of_documents),
+    "job": _Kind(_bad_job, _told_of_job),
+}
+"""By the names that --kind takes."""

@@ -16,6 +16,7 @@ from bgetune.config_data import DocumentsConfig, SourceConfig
 from bgetune.data import RetrievalSet, read_retrieval_set, write_retrieval_set
 from bgetune.errors import UserError
 from data_prep.documents.build import documents_set
+from data_prep.documents.read import File, read_parts
 
 
 def words(texts: Sequence[str]) -> list[int]:
@@ -150,20 +151,23 @@ def test_pdf(tmp_path):
         ("a.md", b"\xff\xfe\x00binary", "a.md:1: not UTF-8 text"),
         ("a.md", b"fine\nthen \xc3\x28", "a.md:2: not UTF-8 text"),
         ("a.txt", b"one\ntwo\x00", "a.txt:2: a NUL character"),
-        ("a.md", b" \n", "a.md: empty"),
-        ("a.html", b"<html><script>x</script></html>", "a.html: no text in this page"),
+        ("a.md", b" \n", "data.domain.path: no text in"),
+        ("a.html", b"<html><script>x</script></html>", "a.html; name a file"),
         ("a.pdf", b"%PDF-1.4 nothing", "a.pdf: cannot be read as PDF"),
         ("a.pdf", b"", "a.pdf: cannot be read as PDF"),
         ("a.pdf", pdf(["", ""]), "a.pdf: no text in any of its 2 pages (a scan?)"),
         ("a.pdf", pdf(["text"], password="secret"), "a.pdf: locked by a password"),
-        ("a.csv", b"question,answer\n", "a.csv: no row in it"),
-        ("a.csv", b"", "a.csv: empty"),
+        ("a.csv", b"question,answer\n", "data.domain.path: no text in"),
+        ("a.csv", b"", "data.domain.path: no text in"),
+        ("a.csv", b"text\na\nb\x00\n", "a.csv:3: a NUL character"),
+        ("a.csv", b"text\na\n\xff\n", "a.csv:3: not UTF-8 text"),
         ("a.csv", b"question,answer\na,b\nc,d,e\n", "a.csv:3: 3 cells where the header has 2"),
         ("a.csv", b'question,answer\na,b\n"c,d\ne,f\n', "a.csv:3: not valid csv (unexpected end of data)"),
         ("a.csv", b"text,text\na,b\n", "a.csv:1: the column 'text' is there twice"),
         ("a.csv", b"x,y\na,b\n", "a.csv: none of its columns (x, y) has a name"),
         ("a.tsv", b"question\tanswer\nhow?\t \n", 'a.tsv:2: "answer" is missing or empty'),
-        ("a.jsonl", b'{"text": "a"}\n{"text": 1}\n', "a.jsonl:2: \"text\" must be a text, got '1'"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": {"b": 1}}\n', 'a.jsonl:2: "text" must be a text or a number, got'),
+        ("a.jsonl", b'{"question": "How?", "answer": [true]}\n', "must be a text or a number, got 'True'"),
         ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "a.jsonl:3: not valid JSON"),
         ("a.parquet", b"PAR1 no", "a.parquet: cannot be read as parquet"),
     ],
@@ -178,9 +182,9 @@ def test_a_broken_file_is_one_line(tmp_path, name, content, message):
 
 def test_all_broken_files_of_a_folder_are_named(tmp_path):
     write(tmp_path / "b" / "c.md", b"\xff")
-    write(tmp_path / "a.txt", "")
+    write(tmp_path / "a.txt", "one\x00")
     write(tmp_path / "good.txt", "Good text.")
-    with pytest.raises(UserError, match=r"a\.txt: empty.*\(other files that cannot be read: b/c\.md\)"):
+    with pytest.raises(UserError, match=r"a\.txt:1: a NUL.*\(other files that cannot be read: b/c\.md\)"):
         read(tmp_path)
 
 
@@ -199,6 +203,10 @@ def test_a_folder(tmp_path, caplog):
     assert [record.message for record in caplog.records] == [f"{tmp_path}: files of other kinds left out: .png (2)"]
     assert read(tmp_path, include=("*.txt",)).corpus.ids == ["a.txt#0001", "b.txt#0001"]
     assert read(tmp_path, include=("a/*",)).corpus.ids == ["a/z%20y.MD#0001"]
+    assert read(tmp_path, exclude=("a/*",)).corpus.ids == ["a.txt#0001", "b.txt#0001"]
+    assert read(tmp_path, include=("*.txt",), exclude=("a.*",)).corpus.ids == ["b.txt#0001"]
+    with pytest.raises(UserError, match=r"data\.domain\.documents\.exclude: \* leaves none of 5 files"):
+        read(tmp_path, exclude=("*",))
     with pytest.raises(UserError, match=r"data\.domain\.documents\.include: \*\.rst names none of the 5 files"):
         read(tmp_path, include=("*.rst",))
 
@@ -212,6 +220,96 @@ def test_paths_that_will_not_do(tmp_path):
         read(write(tmp_path / "a.docx", "x"))
     with pytest.raises(UserError, match=r"data\.domain\.documents\.min_tokens: no text of 9 tokens"):
         read(write(tmp_path / "a.txt", "Only four words here."), min_tokens=9)
+
+
+def test_pages_without_text_are_left_out_and_named(tmp_path, caplog):
+    for i in range(12):
+        write(tmp_path / f"e{i:02}.txt", " \n" if i else "")
+    write(tmp_path / "a.md", "# Only a heading\n")
+    write(tmp_path / "b.html", '<meta http-equiv="refresh" content="0; url=c.html"><script>x</script>')
+    write(tmp_path / "c.jsonl", "")
+    write(tmp_path / "d.csv", "question,answer\n")
+    write(tmp_path / "good.txt", "Good text.")
+    with caplog.at_level(logging.INFO):
+        assert read(tmp_path).corpus.ids == ["good.txt#0001"]
+    [record] = caplog.records
+    names = "a.md, b.html, c.jsonl, d.csv, e00.txt, e01.txt, e02.txt, e03.txt, e04.txt, e05.txt"
+    assert record.message == f"{tmp_path}: 16 files without text left out: {names} and 6 more"
+    with pytest.raises(UserError, match=r"data\.domain\.path: no text in "):
+        read(tmp_path, exclude=("good.*",))
+
+
+def test_what_is_too_short_is_counted(tmp_path, caplog):
+    write(tmp_path / "a.md", "## One\n\nToo short.\n\n## Two\n\nLong enough to be a passage.\n\n## Three\n\nNo.\n")
+    with caplog.at_level(logging.INFO):
+        assert len(read(tmp_path, min_tokens=5).corpus) == 1
+    assert [r.message for r in caplog.records] == [
+        f"{tmp_path}: 2 texts under a heading left out, of fewer than documents.min_tokens = 5 tokens"
+    ]
+
+
+def test_a_page_that_is_all_a_form(tmp_path):
+    form = "<form action=x><p>All of it.</p><label>Name</label><input name=a><select><option>no</select></form>"
+    write(tmp_path / "a.html", f"<title>Page</title>{form}")
+    data = read(tmp_path)
+    assert data.corpus.texts == ["All of it.\nName"]
+    write(tmp_path / "a.html", "")
+    write(tmp_path / "a.md", "Text.\n\n<form>\n<p>More.</p>\n</form>\n")
+    assert read(tmp_path).corpus.texts == ["Text.\nMore."]
+
+
+def test_a_large_page_keeps_its_lines(tmp_path):
+    parts = [f"<h2>Head {i}</h2>\n<p>Some <b>bold</b> text of it {i}.</p>\n" for i in range(1000)]
+    write(tmp_path / "a.html", "".join(parts))
+    data = read(tmp_path, builders=())
+    assert [known["start"] for known in data.corpus.metadata] == list(range(2, 2001, 2))
+
+
+def test_tables_with_other_headers_side_by_side(tmp_path):
+    write(tmp_path / "a.csv", "frage,antwort,nr\nWie hoch?,Zehn.,x1\n")
+    write(tmp_path / "b.csv", "question,answer\nHow low?,Two.\n")
+    write(tmp_path / "c.csv", "text\nOnly a text.\n")
+    columns = {"query": "frage", "positive": "antwort", "id": "nr"}
+    data = read(tmp_path, columns)
+    assert data.corpus.ids == ["x1", "b.csv#0001", "c.csv#0001"]
+    assert data.queries.texts == ["Wie hoch?", "How low?"]
+    with pytest.raises(
+        UserError, match=r"data\.domain\.columns: no table of .* has a column 'nrr'; did you mean \"nr\""
+    ):
+        read(tmp_path, {**columns, "id": "nrr"})
+    write(tmp_path / "d.csv", "p,q\na,b\n")
+    with pytest.raises(UserError, match=r"data\.domain\.columns: .*d\.csv has no column 'frage'"):
+        read(tmp_path, columns)
+    write(tmp_path / "d.csv", "frage,text\na,A text.\n")  # half a pair is none
+    assert read(tmp_path, columns).corpus.texts[-1] == "A text."
+
+
+def test_numbers_are_texts(tmp_path):
+    rows = [("How many?", 4), ("How much?", 1.5), ("Which ones?", [7, "eight"])]
+    lines = [json.dumps({"question": query, "answer": answer}) + "\n" for query, answer in rows]
+    assert read(write(tmp_path / "a.jsonl", "".join(lines))).corpus.texts == ["4", "1.5", "7", "eight"]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "n.parquet"
+    pq.write_table(pa.table({"text": [2.5, 3.0], "title": [float("nan"), 1.0]}), path)
+    data = read(path, builders=())
+    assert (data.corpus.texts, data.corpus.titles) == (["2.5", "3.0"], ["", "1.0"])
+
+
+def test_a_table_is_read_in_parts_that_change_nothing(tmp_path, monkeypatch):
+    rows = [f"How is it with {i}?,Text {i % 7} of it.\n" for i in range(25)]
+    path = write(tmp_path / "a.csv", "question,answer\n" + "".join(rows))
+    whole = read(path)
+    monkeypatch.setattr("data_prep.documents.tables._ROWS_AT_ONCE", 3)
+    assert read(path) == whole
+    assert len(whole.corpus) == 7
+    assert len(whole.queries) == 25
+    source = SourceConfig(kind="documents", path=str(path))
+    parts = list(read_parts(File(path, "a.csv"), source, "data.domain"))
+    assert [len(part.documents) for part in parts] == [3] * 8 + [1]
+    assert parts[0].read == 3 / 25
+    assert parts[-1].read == 1
 
 
 @pytest.mark.parametrize("kind", ["csv", "semicolon", "tsv", "jsonl", "parquet"])

@@ -10,7 +10,7 @@ import pytest
 from bgetune.data import RetrievalSet
 from bgetune.errors import UserError
 
-from .test_documents import read, write
+from .test_documents import pdf, read, write
 
 
 def pairs(data: RetrievalSet) -> list[tuple[str, str, list[str]]]:
@@ -75,6 +75,52 @@ def test_an_ambiguous_heading_takes_the_ones_above_it(tmp_path):
         "A: Oil",
         "B: Oil",
     ]
+
+
+def test_no_title_holds_a_query_of_its_document(tmp_path):
+    page = "<head><title>The Slice Type - The Book</title></head>"
+    page += "<h1>The Book</h1><h1>The Slice Type</h1><p>It refers to a row.</p><h2>Go</h2><p>On with it.</p>"
+    write(tmp_path / "a.html", page + "<h2>Ongoing care</h2><p>It lasts.</p>")
+    data = read(tmp_path)
+    assert [query for _, query, _ in pairs(data)] == ["The Slice Type", "Go", "Ongoing care"]
+    assert data.corpus.titles == ["", "", ""]
+    write(tmp_path / "a.html", page + "<h2>Ongoing care</h2><p>It lasts.</p>")
+    write(tmp_path / "b.md", "# Go\n\n## Examples\n\nText.\n\n## Ongoing care of it\n\nMore.\n")
+    titles = read(tmp_path, builders=("heading_section",), include=("b.md",)).corpus.titles
+    assert titles == ["Go > Examples", "Go"]  # "Go" is only letters of "ongoing"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.pdf", pdf(["Of small pumps\nThey move water."], "Of small pumps")),
+        ("a.pdf", pdf(["Of small\npumps\nThey move water."], "Of small pumps")),
+        ("a.html", "<title>Of small pumps</title><p>Of small pumps</p><p>They move water.</p>"),
+        ("a.csv", 'title,text\nOf small pumps,"Of small pumps. They move water."\n'),
+        ("a.csv", 'title,text\nOf small pumps,"""Of Small Pumps!"" They move water."\n'),
+        ("a.md", "# Of small pumps\n\n**Of small pumps**\n\nOf small pumps:\nThey move water.\n"),
+    ],
+)
+def test_an_answer_does_not_begin_with_its_query(tmp_path, name, content):
+    data = read(write(tmp_path / name, content))
+    assert pairs(data) == [("title_body", "Of small pumps", ["They move water."])]
+
+
+def test_a_query_that_is_all_of_its_answer_is_none(tmp_path):
+    data = read(write(tmp_path / "a.csv", "title,text\nOf pumps,Of pumps\nHearts,Hearts beat fast.\n"))
+    assert pairs(data) == [("title_body", "Hearts", ["Hearts beat fast."])]
+    assert data.corpus.texts[0] == "Of pumps"
+    data = read(write(tmp_path / "a.csv", "question,answer\nHow high?,✓\nHow low?,How low? Ten.\n"))
+    assert pairs(data) == [("question_answer", "How high?", ["✓"]), ("question_answer", "How low?", ["Ten."])]
+    data = read(write(tmp_path / "a.csv", "question,answer\n泵的清洁,泵的清洁。打开阀门。\n"))
+    assert pairs(data) == [("question_answer", "泵的清洁", ["打开阀门。"])]
+
+
+def test_short_answers_stay(tmp_path):
+    path = write(tmp_path / "a.md", "## Is it free to use?\n\nYes, for up to five.\n\n## Other\n\nShort.\n")
+    assert pairs(read(path, min_tokens=12)) == [("faq", "Is it free to use?", ["Yes, for up to five."])]
+    with pytest.raises(UserError, match=r"documents\.min_tokens: no text of 12 tokens"):
+        read(path, min_tokens=12, builders=("title_body",))
 
 
 def test_the_same_title_twice_is_no_query(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from bgetune.config_data import MineConfig
 from bgetune.corpus import text_hash
 from data_prep.mining import select
-from data_prep.mining.select import Candidate, Query, filter_candidates, quotas, sample, score_limit
+from data_prep.mining.select import Candidate, Doubts, Query, filter_candidates, quotas, sample, score_limit
 
 OFF = {"max_share_of_positive": None}
 
@@ -27,13 +27,13 @@ def kept(
     limit: float = float("inf"),
     suspected: set[int] = frozenset(),  # type: ignore[assignment]
     near: set[int] = frozenset(),  # type: ignore[assignment]
+    related: set[int] = frozenset(),  # type: ignore[assignment]
 ) -> tuple[list[int], dict[str, int]]:
     dropped: Counter[str] = Counter()
     hashes = [text_hash(text) for text in texts or [f"text {c.row}" for c in found]]
     query = Query("q", frozenset(known), frozenset(text_hash(text) for text in refused))
-    left = filter_candidates(
-        found, query, hashes.__getitem__, limit, suspected.__contains__, near.__contains__, dropped
-    )
+    doubts = Doubts(suspected.__contains__, related.__contains__, near.__contains__)
+    left = filter_candidates(found, query, hashes.__getitem__, limit, doubts, dropped)
     return [c.row for c in left], dict(dropped)
 
 
@@ -131,8 +131,8 @@ def test_weighted_takes_high_scores_more_often_and_every_score_at_times():
 
 
 def test_what_two_signals_suspect_and_what_nearly_is_a_positive_are_dropped():
-    reasons = {"two signals agree": 1, "near-duplicate of a positive": 1}
-    assert kept(candidates(0.9, 0.8, 0.7), suspected={0}, near={2}) == ([1], reasons)
+    reasons = {"two signals agree": 1, "near-duplicate of a positive": 1, "same section as a positive": 1}
+    assert kept(candidates(0.9, 0.8, 0.7, 0.6), suspected={0}, near={2}, related={3}) == ([1], reasons)
 
 
 def test_the_cheap_filters_come_first():

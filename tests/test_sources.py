@@ -459,7 +459,8 @@ def test_prepare_leaves_what_training_sees_out_of_a_harvested_guard(tmp_path, mo
     assert main(job(tmp_path, data)) == 0
     domain = read_retrieval_set(tmp_path / "run" / "data" / "domain")
     guard = read_retrieval_set(tmp_path / "run" / "data" / "code")
-    assert set(guard.queries.texts) == set(docs[20:] + texts(5, 100)) - set(domain.queries_of("train").texts)
+    seen = {text for split in ("train", "dev") for text in domain.queries_of(split).texts}
+    assert set(guard.queries.texts) == set(docs[20:] + texts(5, 100)) - seen
 
 
 def test_prepare_names_a_mistake_in_the_data_and_leaves_nothing(tmp_path, capsys):

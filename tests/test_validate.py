@@ -13,6 +13,7 @@ from bgetune.data import read_retrieval_set
 from bgetune.errors import UserError
 from bgetune.examples import read_examples
 from data_prep.__main__ import main
+from data_prep.validate import validate
 
 CORPUS = ['{"_id": "p1", "title": "T", "text": "one"}', '{"_id": "p2", "text": "two"}']
 QUERIES = ['{"_id": "q1", "text": "first?"}', '{"_id": "q2", "text": "second?"}']
@@ -143,3 +144,98 @@ def test_documents_are_counted_and_every_broken_one_is_named(tmp_path, capsys):
     errors = capsys.readouterr().err
     assert "b.txt" in errors
     assert "c.pdf" in errors
+
+
+def problems_of(path: Path, capsys, kind: str | None = None) -> list[str]:
+    """The lines of what is wrong; none: it is good."""
+    code = validate(path, kind)
+    lines = capsys.readouterr().err.splitlines()
+    assert code == (2 if lines else 0)
+    return lines
+
+
+def test_every_line_with_bad_metadata_is_named(tmp_path, capsys):
+    bad = ['{"_id": "p3", "text": "x", "metadata": [1]}', '{"_id": "p4", "text": "x", "metadata": "a"}']
+    lines = problems_of(write_folder(tmp_path, corpus=[*CORPUS, *bad]), capsys)
+    assert [f'corpus.jsonl:{i}: "metadata" must be an object' in line for i, line in enumerate(lines, start=3)] == [
+        True
+    ] * 2
+
+
+GOOD_EXAMPLE = '{"query": "q", "pos": ["a"], "neg": ["b"], "neg_scores": [1]}\n'
+
+
+def test_every_file_of_a_folder_of_examples_is_checked(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text(GOOD_EXAMPLE)
+    (tmp_path / "b.jsonl").write_text(GOOD_EXAMPLE + '{"query": "q", "pos": ["a"], "neg": ["b"], "neg_scores": []}\n')
+    (line,) = problems_of(tmp_path, capsys)
+    assert f'{tmp_path / "b.jsonl"}:2: "neg_scores" must have one entry a text' in line
+    (tmp_path / "b.jsonl").write_text(GOOD_EXAMPLE)
+    assert validate(tmp_path) == 0
+    assert capsys.readouterr().out.count("1 examples with 1 positives and 1 negatives") == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('{"question": "How?", "answer": "So."}', "1 documents"),
+        ('{"id": "1", "text": "A passage."}', "1 documents"),
+        ('{"query": "How?", "positive": "So."}', "1 documents"),
+        ('{"_id": "1", "text": "A passage.", "title": "T"}', "1 texts"),
+        ('{"query": "q", "pos": ["a"], "other": 1}', "1 examples"),
+        ('{"query": "q", "answer": "a", "pos": ["a"]}', "1 examples"),
+    ],
+)
+def test_the_first_object_tells_what_a_jsonl_is(row, said, tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(row + "\n")
+    assert validate(path) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_the_kind_can_be_named(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "How?", "answer": "So."}\n' * 2)
+    assert len(problems_of(path, capsys, "examples")) == 2
+    for kind, files in (("examples", "jsonl"), ("qrels", "tsv")):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=rf"empty: no \*\.{files} file in this folder"):
+            validate(tmp_path / "empty", kind)
+    with pytest.raises(UserError, match="--kind: 'beir' is none of set, texts, examples, qrels, documents, job"):
+        validate(path, "beir")
+
+
+def test_qrels_alone_are_checked_for_their_form(tmp_path, capsys):
+    folder = write_folder(tmp_path, test=[*TEST, "q9\tp9\t1"])
+    for path in (folder / "qrels", folder / "qrels" / "test.tsv"):
+        assert validate(path) == 0
+        assert "3 judgements of 3 queries" in capsys.readouterr().out
+    write_folder(tmp_path, test=[*TEST, "q1\tp1", "q1\tp2\tx"])
+    for path in (folder / "qrels", folder / "qrels" / "test.tsv"):
+        assert ["test.tsv:4" in line for line in problems_of(path, capsys)] == [True, False]
+
+
+def test_a_job_is_checked_as_a_configuration(tmp_path, capsys):
+    assert validate(Path(__file__).parent.parent / "configs" / "quickstart.yaml") == 0
+    assert "a good configuration of a job" in capsys.readouterr().out
+    path = tmp_path / "job.yaml"
+    path.write_text("output: runs/x\ntrian: {}\n")
+    (line,) = problems_of(path, capsys)
+    assert f'{path}:2: unknown key "trian"' in line
+
+
+def test_advice_about_a_table_names_an_option_that_exists(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    path.write_text("alpha,beta\n1,2\n")
+    (line,) = problems_of(path, capsys)
+    assert "name them in data.domain.columns" in line
+
+
+def test_a_large_file_has_a_bar_and_the_same_answer(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "t.jsonl"
+    path.write_text(GOOD_EXAMPLE * 3)
+    monkeypatch.setattr("data_prep.validate._BAR_FROM", 0)
+    assert validate(path) == 0
+    found = capsys.readouterr()
+    assert "3 examples" in found.out
+    assert "t.jsonl" in found.err

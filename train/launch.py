@@ -56,7 +56,7 @@ def open_accelerator(config: JobConfig, run: Run) -> Accelerator:
     many = f", {world_size()} processes" if world_size() > 1 else ""
     log.info("train: on %s%s in %s", device.type, many, "fp32" if dtype is None else "bf16 autocast over fp32 weights")
     if rank() == 0:
-        start_trackers(accelerator, config)
+        start_trackers(accelerator, config, run)
     return accelerator
 
 

@@ -50,15 +50,15 @@ class TrainLog:
         self._accelerator.end_training()
 
 
-def _wandb_id(output: Path) -> str:
+def _wandb_id(run: Run) -> str:
     """The same for a resumed run, which goes on in the same W&B run; another for one that is done again."""
-    file = Run(output).checkpoints / "wandb_id.txt"
+    file = run.checkpoints / "wandb_id.txt"
     if not file.exists():
         write_text(file, secrets.token_hex(8) + "\n")
     return file.read_text(encoding="utf-8").strip()
 
 
-def start_trackers(accelerator: Accelerator, config: JobConfig) -> None:
+def start_trackers(accelerator: Accelerator, config: JobConfig, run: Run) -> None:
     """Start Weights & Biases and TensorBoard where the configuration names them; their files go to `logs/`.
 
     Raises:
@@ -69,14 +69,14 @@ def start_trackers(accelerator: Accelerator, config: JobConfig) -> None:
     for tracker in config.train.report_to:
         if importlib.util.find_spec(tracker) is None:
             raise UserError(f"train.report_to: {tracker} is not installed; pip install {tracker}")
-    output = Path(config.output)
     flat = flatten(to_dict(config))
     # TensorBoard takes scalars and strings only
     plain = {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in flat.items()}
     options: dict[str, Any] = {}
     if "wandb" in config.train.report_to:
-        logs = str(output / "logs")
-        options["wandb"] = {"name": output.name, "id": _wandb_id(output), "resume": "allow", "dir": logs}
+        name = run.root.name if run.round == 1 else f"{run.root.name}-{run.round}"
+        logs = str(run.train_log.parent)
+        options["wandb"] = {"name": name, "id": _wandb_id(run), "resume": "allow", "dir": logs}
     try:
         accelerator.init_trackers("bgetune", config=plain, init_kwargs=options)
     except Exception as error:

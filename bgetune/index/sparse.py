@@ -6,6 +6,7 @@ Shapes: N texts, T entries of all texts together, Q queries, C candidates of a q
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
@@ -48,7 +49,11 @@ class SparseIndex:
 
     def __init__(self, passages: sparse.csr_array) -> None:
         self._passages = passages
-        self._inverted = passages.T.tocsr()  # [width, N]: the passages of each id
+
+    @cached_property
+    def _inverted(self) -> sparse.csr_array:
+        """[width, N]: the passages of each id; scores of given passages need none."""
+        return self._passages.T.tocsr()
 
     @classmethod
     def build(cls, passages: SparseMatrix) -> SparseIndex:

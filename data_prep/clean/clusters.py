@@ -1,4 +1,4 @@
-"""Union-find over the numbers 0 to N-1, for whole arrays at once."""
+"""Union-find over the numbers 0 to N-1."""
 
 from __future__ import annotations
 
@@ -15,30 +15,20 @@ class Clusters:
     """
 
     def __init__(self, count: int) -> None:
-        self._parent = np.arange(count, dtype=np.int64)
+        self._parent = list(range(count))
 
-    def first_of(self, items: np.ndarray) -> np.ndarray:
-        """The smallest number of each item's cluster; same shape as `items`."""
-        found = self._parent[items]
-        while True:
-            above = self._parent[found]
-            if np.array_equal(above, found):
-                break
-            found = above
-        self._parent[items] = found
-        return found
-
-    def join(self, a: int, b: int) -> None:
-        """Put the clusters of two numbers together."""
-        low, high = sorted((self._root(a), self._root(b)))
-        self._parent[high] = low
-
-    def firsts(self) -> np.ndarray:
-        """For every number the smallest of its cluster, [N]."""
-        return self.first_of(np.arange(len(self._parent)))
-
-    def _root(self, item: int) -> int:
-        while (above := int(self._parent[item])) != item:
+    def root(self, item: int) -> int:
+        """The smallest number of its cluster."""
+        while (above := self._parent[item]) != item:
             self._parent[item] = self._parent[above]
             item = above
         return item
+
+    def join(self, a: int, b: int) -> None:
+        """Put the clusters of two numbers together."""
+        low, high = sorted((self.root(a), self.root(b)))
+        self._parent[high] = low
+
+    def firsts(self) -> np.ndarray:
+        """For every number the smallest of its cluster, [N] int64."""
+        return np.array([self.root(item) for item in range(len(self._parent))], dtype=np.int64)

@@ -12,15 +12,14 @@ import numpy as np
 from bgetune.data import normalised
 from bgetune.progress import progress
 
-from ..neardup import near_duplicates, words_of
-from .clusters import Clusters
+from ..neardup import words_of
+from .near import counted, jaccard, leaders, numbers_of
 
 EXACT_UP_TO = 20_000
-"""Different texts. Exact search takes 18 s for medquad's 14,743 passages at a threshold of 0.8 and 119 s at 0.5, and
-its time grows with the square; LSH takes 7 s and 37 s, and 20 s for 157,301 windows of 30 words."""
+"""Different texts. Exact search takes 13 s for medquad's 14,743 passages at a threshold of 0.8 and 36 s at 0.5, LSH 10
+and 8 s; for 100,196 windows of 30 words 40 s and 27 s. For long passages exact search grows with the square."""
 _SLOTS = 256
 _TEXTS_AT_ONCE = 10_000
-_PAIRS_AT_ONCE = 1 << 16
 
 
 def exact_duplicates(texts: Iterable[str]) -> np.ndarray:
@@ -32,32 +31,29 @@ def exact_duplicates(texts: Iterable[str]) -> np.ndarray:
     return _first_with_key(texts, normalised)
 
 
-def near_duplicate_clusters(texts: Sequence[str], threshold: float) -> np.ndarray:
-    """For each text the number of the first one of its cluster; near-duplicates are connected.
+def near_duplicate_leaders(texts: Sequence[str], threshold: float) -> np.ndarray:
+    """For each text the number of the one that stays for it: the first kept one that is near, or itself.
 
-    Two texts are near-duplicates when their word sets have a Jaccard similarity of at least `threshold`. Up to
-    EXACT_UP_TO different texts every such pair counts. Above, the pairs come from MinHash and LSH (Broder 1997; Indyk &
-    Motwani, STOC 1998), and each one is checked exactly: nothing is joined that is not near, while one near pair in a
-    thousand at most goes unseen, and it is often connected by others.
+    Two texts are near when their word sets have a Jaccard similarity of at least `threshold`, and the words that hold a
+    digit are the same: a table's rows, or a fact on each of thirty pumps, say different things in the same words. In
+    the order of the list a text goes if it is near one that stays; near to one that goes is not enough, or chains
+    would join texts that have little in common.
+
+    Up to EXACT_UP_TO different texts every near pair is found. Above, the pairs come from MinHash and LSH (Broder 1997;
+    Indyk & Motwani, STOC 1998), and each one is checked exactly: no text goes that is not near to one that stays, and
+    of the near pairs one in a thousand at most goes unseen.
 
     Returns:
-        [len(texts)] int64; a text without a near-duplicate has its own number.
+        [len(texts)] int64; a text that stays has its own number.
 
-    >>> near_duplicate_clusters(["a b c d e", "x", "a b c d", "E D C B A!"], 0.8).tolist()
-    [0, 1, 0, 0]
+    >>> near_duplicate_leaders(["a b c d e", "x", "a b c d", "E D C B A!", "a b c d 5"], 0.8).tolist()
+    [0, 1, 0, 0, 4]
     """
     same_words = _first_with_key(texts, lambda text: " ".join(sorted(words_of(text))))
     different = np.unique(same_words)
     chosen = [texts[i] for i in different]
-    clusters = Clusters(len(chosen))
-    if len(chosen) <= EXACT_UP_TO:
-        for i, j in near_duplicates(chosen, chosen, threshold):
-            if i < j:
-                clusters.join(i, j)
-    else:
-        _join_by_lsh(chosen, threshold, clusters)
-    first = different[clusters.firsts()]
-    return first[np.searchsorted(different, same_words)]
+    found = leaders(chosen, threshold) if len(chosen) <= EXACT_UP_TO else _leaders_by_lsh(chosen, threshold)
+    return different[found][np.searchsorted(different, same_words)]
 
 
 def _first_with_key(texts: Iterable[str], key: Callable[[str], str]) -> np.ndarray:
@@ -79,13 +75,55 @@ def rows_per_band(threshold: float, slots: int = _SLOTS) -> int:
     return max(fitting, default=1)
 
 
-def _join_by_lsh(texts: Sequence[str], threshold: float, clusters: Clusters) -> None:
+def _leaders_by_lsh(texts: Sequence[str], threshold: float) -> np.ndarray:
     keys, low_bytes = _sketch(texts, rows_per_band(threshold))
-    is_near = _near_test(texts, threshold)
-    with progress(keys.shape[1], "duplicates", "band") as bar:
-        for band in range(keys.shape[1]):
-            _join_band(keys, band, low_bytes, threshold, clusters, is_near)
-            bar.update()
+    rows, groups = _groups(keys)
+    bounds = np.searchsorted(rows, np.arange(len(texts) + 1))
+    words = lru_cache(maxsize=1 << 14)(lambda i: words_of(texts[i]))
+    least = threshold - 4 * math.sqrt(threshold * (1 - threshold) / _SLOTS)  # four standard deviations of the estimate
+    staying: dict[int, list[int]] = {}
+    first = np.arange(len(texts), dtype=np.int64)
+    for i in counted(len(texts), "duplicates"):
+        mine = groups[bounds[i] : bounds[i + 1]].tolist()
+        met = sorted({j for group in mine for j in staying.get(group, ())})
+        if met:
+            likely = (low_bytes[met] == low_bytes[i]).mean(axis=1) >= least
+            near = (
+                j
+                for j, worth_it in zip(met, likely.tolist(), strict=True)
+                if worth_it
+                and numbers_of(words(j)) == numbers_of(words(i))
+                and jaccard(words(i), words(j)) >= threshold
+            )
+            first[i] = next(near, i)
+        if first[i] == i:
+            for group in mine:
+                staying.setdefault(group, []).append(i)
+    return first
+
+
+def _groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The (text, group) pairs of texts that share a band's key with another one, sorted by text.
+
+    >>> [part.tolist() for part in _groups(np.array([[7, 1], [7, 2], [8, 2]], dtype=np.uint64))]
+    [[0, 1, 1, 2], [0, 0, 3, 3]]
+    """
+    rows, groups = [], []
+    for band in range(keys.shape[1]):
+        _, group, count = np.unique(keys[:, band], return_inverse=True, return_counts=True)
+        shared = np.flatnonzero(count[group] > 1)
+        rows.append(shared)
+        groups.append(group[shared] * keys.shape[1] + band)
+    row, group = np.concatenate(rows), np.concatenate(groups)
+    order = np.argsort(row, kind="stable")
+    return row[order], group[order]
+
+
+def _number_keys(words: Sequence[Sequence[str]]) -> np.ndarray:
+    """For each text a 64-bit hash of its sorted numbers, [len(words)]."""
+    numbers = [" ".join(sorted(numbers_of(frozenset(of)))).encode() for of in words]
+    digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in numbers)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
 def _sketch(texts: Sequence[str], rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,65 +140,7 @@ def _sketch(texts: Sequence[str], rows: int) -> tuple[np.ndarray, np.ndarray]:
             slots = np.array(RMinHash.digest_matrix_from_token_sets(words, _SLOTS, 0).to_rows(), dtype=np.uint64)
             here = slice(start, start + len(words))
             keys[here] = (slots[:, : bands * rows].reshape(len(words), bands, rows) * mixer).sum(axis=2)
+            keys[here] ^= _number_keys(words)[:, None]  # texts with other numbers shall not even meet
             low_bytes[here] = slots & np.uint64(0xFF)
             bar.update(len(words))
     return keys, low_bytes
-
-
-def _near_test(texts: Sequence[str], threshold: float) -> Callable[[int, int], bool]:
-    words = lru_cache(maxsize=1 << 14)(lambda i: words_of(texts[i]))
-
-    def is_near(i: int, j: int) -> bool:
-        a, b = words(i), words(j)
-        common = len(a & b)
-        return common / (len(a) + len(b) - common) >= threshold
-
-    return is_near
-
-
-def _join_band(
-    keys: np.ndarray,
-    band: int,
-    low_bytes: np.ndarray,
-    threshold: float,
-    clusters: Clusters,
-    is_near: Callable[[int, int], bool],
-) -> None:
-    """Join the near ones among texts with equal keys: neighbours in sorted order, then the next but one, and so on.
-
-    A group of equal keys is left as soon as it is one cluster: ten thousand copies of a template cost as many checks,
-    not fifty million.
-    """
-    order = np.argsort(keys[:, band], kind="stable")
-    key = keys[order, band]
-    group = np.concatenate([[0], np.cumsum(key[1:] != key[:-1])])
-    least = threshold - 4 * math.sqrt(threshold * (1 - threshold) / _SLOTS)  # four standard deviations of the estimate
-    apart = 1
-    while True:
-        order, group = _unfinished(order, group, clusters)
-        same = np.flatnonzero(group[apart:] == group[:-apart]) if apart < len(group) else np.empty(0, dtype=np.int64)
-        if not len(same):
-            return
-        for start in range(0, len(same), _PAIRS_AT_ONCE):
-            at = same[start : start + _PAIRS_AT_ONCE]
-            i, j = order[at], order[at + apart]
-            new = clusters.first_of(i) != clusters.first_of(j)
-            i, j = i[new], j[new]
-            likely = (low_bytes[i] == low_bytes[j]).mean(axis=1) >= least
-            i, j = i[likely], j[likely]
-            checked = (keys[i, :band] == keys[j, :band]).any(axis=1)  # they met in an earlier band
-            for a, b in zip(i[~checked].tolist(), j[~checked].tolist(), strict=True):
-                if is_near(a, b):
-                    clusters.join(a, b)
-        apart += 1
-
-
-def _unfinished(order: np.ndarray, group: np.ndarray, clusters: Clusters) -> tuple[np.ndarray, np.ndarray]:
-    """Without the groups that are one cluster."""
-    if not len(order):
-        return order, group
-    first = clusters.first_of(order)
-    starts = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]]))
-    split = np.minimum.reduceat(first, starts) != np.maximum.reduceat(first, starts)
-    stay = np.repeat(split, np.diff(np.concatenate([starts, [len(group)]])))
-    return order[stay], group[stay]

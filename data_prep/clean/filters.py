@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -11,25 +13,36 @@ from bgetune.config_data import CleanConfig
 from bgetune.data import Qrels, RetrievalSet, Texts
 from bgetune.errors import UserError
 
-from .duplicates import exact_duplicates, near_duplicate_clusters
+from ..split import ORIGINS, origins
+from .duplicates import exact_duplicates, near_duplicate_leaders
 from .language import foreign
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 
 
-def clean(data: RetrievalSet, settings: CleanConfig, kind: str, option: str) -> tuple[RetrievalSet, dict[str, int]]:
+@dataclass(frozen=True)
+class Cleaned:
+    """A set after cleaning."""
+
+    data: RetrievalSet
+    counts: dict[str, int]
+    """How many by reason, reasons without any left out."""
+    home: dict[str, str]
+    """The id of each passage that was merged -> the id of the one that stays for it. Passages that were left out are
+    absent."""
+
+
+def clean(data: RetrievalSet, settings: CleanConfig, kind: str, option: str) -> Cleaned:
     """Leave out passages by length, then by language, then make one of those that say the same.
 
     Of passages that say the same the first in the corpus stays; the others' judgements become its own, the highest
-    relevance counting. Queries that had a relevant passage and have none left go; queries without judgements stay.
+    relevance counting, and its metadata name all their documents and groups (`documents`, `groups`, where there are
+    others than its own). Queries that had a relevant passage and have none left go; queries without judgements stay.
 
     Args:
         kind: the source's kind; documents have near-duplicates merged unless told otherwise.
         option: the source's `clean`, e.g. `data.domain.clean`, for messages.
-
-    Returns:
-        The set, and how many by reason, reasons without any left out.
 
     Raises:
         UserError: an unknown language; no passage is left, or no query of a split that had some.
@@ -44,7 +57,9 @@ def clean(data: RetrievalSet, settings: CleanConfig, kind: str, option: str) -> 
         raise UserError(f"{option}: leaves none of {len(texts)} passages ({_told(counts)}); ask for less")
     first = _duplicates([texts[i] for i in rows], settings, kind)
     home = {data.corpus.ids[row]: data.corpus.ids[rows[first[i]]] for i, row in enumerate(rows)}
+    merged = {old: kept for old, kept in home.items() if old != kept}
     rows = _kept(rows, first == np.arange(len(rows)), "duplicate passages merged", counts)
+    corpus = _with_origins(data.corpus, merged).take(rows)
     qrels = {split: _moved(judged, home) for split, judged in data.qrels.items()}
     for split, judged in data.qrels.items():
         if judged and not qrels[split]:
@@ -54,7 +69,7 @@ def clean(data: RetrievalSet, settings: CleanConfig, kind: str, option: str) -> 
     queries = _still_judged(data, qrels)
     if len(queries) < len(data.queries):
         counts["queries left without a relevant passage"] = len(data.queries) - len(queries)
-    return RetrievalSet(data.corpus.take(rows), queries, qrels), counts
+    return Cleaned(RetrievalSet(corpus, queries, qrels), counts, merged)
 
 
 def word_count(text: str) -> int:
@@ -91,8 +106,36 @@ def _duplicates(texts: Sequence[str], settings: CleanConfig, kind: str) -> np.nd
     if how == "auto":
         how = "near" if kind == "documents" else "keep"
     if how == "near":
-        return near_duplicate_clusters(texts, settings.near_threshold)
+        return near_duplicate_leaders(texts, settings.near_threshold)
     return exact_duplicates(texts) if how == "exact" else np.arange(len(texts))
+
+
+def _with_origins(corpus: Texts, merged: Mapping[str, str]) -> Texts:
+    """The corpus, where the passages that stay know the documents and groups of those merged into them."""
+    if not corpus.metadata or not merged:
+        return corpus
+    row = {passage_id: i for i, passage_id in enumerate(corpus.ids)}
+    members: dict[int, list[int]] = {}
+    for old, kept in merged.items():
+        members.setdefault(row[kept], [row[kept]]).append(row[old])
+    metadata = list(corpus.metadata)
+    for kept_row, rows in members.items():
+        metadata[kept_row] = _origins([corpus.metadata[i] for i in rows])
+    return replace(corpus, metadata=metadata)
+
+
+def _origins(known: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first one's metadata with what the others came from.
+
+    >>> _origins([{"document": "a", "page": 1}, {"document": "b"}, {"document": "a", "group": "g"}])
+    {'document': 'a', 'page': 1, 'documents': ['a', 'b'], 'groups': ['g']}
+    """
+    found = dict(known[0])
+    for one, many in ORIGINS.items():
+        of_all = list(dict.fromkeys(value for metadata in known for value in origins(metadata, one)))
+        if of_all != origins(known[0], one):
+            found[many] = of_all
+    return found
 
 
 def _moved(qrels: Qrels, home: dict[str, str]) -> Qrels:

@@ -60,7 +60,7 @@ def chunk(sections: Sequence[Section], config: DocumentsConfig, least: int, coun
 
     No passage has more than `chunk_tokens` tokens, counted on its own text as a whole, unless it is one character. A
     passage of fewer than `least` tokens is joined to a neighbour, or takes sentences from one; where neither keeps the
-    limit it stays as it is, and where it is all of its section it is left out.
+    limit it stays as it is, and where it is all of its section it is left out, unless a question asks for it.
 
     Args:
         sections: of any number of documents; their sentences are counted together, in few calls.
@@ -84,7 +84,12 @@ def chunk(sections: Sequence[Section], config: DocumentsConfig, least: int, coun
         unsure = [i for i in unsure if excess[i] > config.chunk_tokens]
         for i in unsure:
             rooms[i] -= excess[i] - config.chunk_tokens
-    return [c for row in cut for c in row if len(row) > 1 or tokens[c.text] >= least]
+    return [c for row in cut for c in row if len(row) > 1 or tokens[c.text] >= least or _answers(sections[c.section])]
+
+
+def _answers(section: Section) -> bool:
+    """Whether the file asks a question of this text; the summary of a function is none."""
+    return any(builder != "docstring_code" for builder, _ in section.asked)
 
 
 def pack(sizes: Sequence[int], room: int, overlap: int, least: int) -> list[tuple[int, int, int]]:
@@ -141,7 +146,8 @@ def _settle(borders: list[int], upto: list[int], room: int, least: int) -> list[
         start, end = borders[k], borders[k + 1]
         if tokens(start, end) >= least:
             k += 1
-        elif k > 0 and tokens(borders[k - 1], end) <= room:
+            continue
+        if k > 0 and tokens(borders[k - 1], end) <= room:
             del borders[k]
         elif k + 2 < len(borders) and tokens(start, borders[k + 2]) <= room:
             del borders[k + 1]
@@ -152,7 +158,10 @@ def _settle(borders: list[int], upto: list[int], room: int, least: int) -> list[
                 borders[k] = moved
             elif moved := next((b for b in after if good(start, b) and tokens(b, borders[k + 2]) >= least), 0):
                 borders[k + 1] = moved
-            k += 1
+            else:
+                k += 1
+                continue
+        k = max(0, k - 2)  # a small chunk may now fit to a neighbour that changed; each change leaves fewer small ones
     return borders
 
 

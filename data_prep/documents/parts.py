@@ -63,6 +63,20 @@ class Document:
     """From a table's id column."""
     group: str = ""
     """From a table's group column."""
+    same: bytes = b""
+    """Equal for two rows of a table that are the same passage; empty for a file that is no table."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is read of a file at once: all of it, or some rows of a table."""
+
+    documents: tuple[Document, ...]
+    """None, where there is no text."""
+    read: float = 1.0
+    """Share of the file that is read with this part."""
+    columns: tuple[str, ...] = ()
+    """All columns of the table."""
 
 
 def bare(heading: str) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,7 +17,7 @@ from bgetune.errors import UserError
 
 from ..functions import functions_in
 from .markup import Page, read_html, read_markdown
-from .parts import Block, Document, Line, Section, sections_of
+from .parts import Block, Document, Line, Part, Section, sections_of
 from .pdf import read_pdf
 from .tables import TABLES, check_columns, read_table
 from .text import plain_text, text_lines
@@ -44,7 +44,8 @@ def files_of(source: SourceConfig, option: str) -> list[File]:
     Files of other kinds are counted and said once.
 
     Raises:
-        UserError: no such path, no file that can be read, nothing that `include` names, a column that is none.
+        UserError: no such path, no file that can be read, nothing that `include` names or `exclude` leaves, a name in
+            `columns` that is none of ours.
     """
     check_columns(source.columns, f"{option}.columns")
     path = source_path(source)
@@ -56,10 +57,17 @@ def files_of(source: SourceConfig, option: str) -> list[File]:
         raise UserError(f"{option}.path: {path} does not exist; name a file, or a folder of {_kinds()}")
     every = sorted(_below(path), key=lambda file: file.name)
     include = source.documents.include
-    named = [file for file in every if not include or any(_matches(file.name, pattern) for pattern in include)]
+    named = [file for file in every if not include or _matches(file.name, include)]
     if every and not named:
         patterns = ", ".join(include)
         raise UserError(f"{option}.documents.include: {patterns} names none of the {len(every):,} files below {path}")
+    exclude = source.documents.exclude
+    stay = [file for file in named if not _matches(file.name, exclude)]
+    if named and not stay:
+        raise UserError(
+            f"{option}.documents.exclude: {', '.join(exclude)} leaves none of {len(named):,} files of {path}"
+        )
+    named = stay
     readable = [file for file in named if file.path.suffix.lower() in KINDS]
     if others := Counter(file.path.suffix.lower() or "no suffix" for file in named if file not in set(readable)):
         kinds = ", ".join(f"{kind} ({times:,})" for kind, times in sorted(others.items()))
@@ -73,8 +81,9 @@ def _kinds() -> str:
     return " ".join(kind.removeprefix(".") for kind in KINDS)
 
 
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatch(name, pattern) or fnmatch(name.rpartition("/")[2], pattern)
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    last = name.rpartition("/")[2]
+    return any(fnmatch(name, pattern) or fnmatch(last, pattern) for pattern in patterns)
 
 
 def _below(folder: Path) -> Iterator[File]:
@@ -87,21 +96,29 @@ def _below(folder: Path) -> Iterator[File]:
 
 
 def read_file(file: File, source: SourceConfig, option: str) -> list[Document]:
-    """The documents of one file: one, or of a table one a row; a Python file without a documented function has none.
+    """The documents of one file: one, or of a table one a row; none where it has no text (see `read_parts`)."""
+    return [document for part in read_parts(file, source, option) for document in part.documents]
+
+
+def read_parts(file: File, source: SourceConfig, option: str) -> Iterator[Part]:
+    """The documents of one file, of a table some rows at once.
+
+    There are none in an empty file, a page of nothing but headings, a table without a row, and a Python file without a
+    documented function. A scanned PDF is an error: it says something that nobody would find.
 
     Raises:
-        UserError: the file cannot be read, is broken or empty, with its path and where known the line.
+        UserError: the file cannot be read or is broken, with its path and where known the line.
     """
     faq = "faq" in source.documents.builders
     try:
         file.name.encode()
         suffix = file.path.suffix.lower()
         if suffix in TABLES:
-            return read_table(file.path, file.name, source.columns, f"{option}.columns", faq)
+            yield from read_table(file.path, file.name, source.columns, f"{option}.columns", faq)
+            return
         if suffix == ".py":
-            sections = tuple(_functions(file))
-            return [Document(file.name, file.name, "", sections)] if sections else []
-        if suffix == ".pdf":
+            title, sections = "", tuple(_functions(file))
+        elif suffix == ".pdf":
             title, sections = read_pdf(file.path, faq)
         elif suffix == ".txt":
             title, sections = _read_text(plain_text(file.path), faq)
@@ -112,7 +129,7 @@ def read_file(file: File, source: SourceConfig, option: str) -> list[Document]:
         raise UserError(f"{str(file.path)!r}: the file's name is not UTF-8; rename it") from None
     except OSError as error:
         raise UserError(f"{file.path}: cannot be read ({error.strerror or error})") from None
-    return [Document(file.name, file.name, title, sections)]
+    yield Part((Document(file.name, file.name, title, sections),) if sections else ())
 
 
 def raise_problems(problems: list[tuple[File, UserError]]) -> None:
@@ -148,10 +165,7 @@ def _functions(file: File) -> Iterator[Section]:
 def _read_markup(path: Path, suffix: str, faq: bool) -> Page:
     if suffix in _MARKDOWN:
         return read_markdown(plain_text(path), faq)
-    page = read_html(plain_text(path, declared=True), faq)
-    if not page.sections:
-        raise UserError(f"{path}: no text in this page; give it one or leave it out")
-    return page
+    return read_html(plain_text(path, declared=True), faq)
 
 
 def _read_text(text: str, faq: bool) -> tuple[str, tuple[Section, ...]]:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import csv
-import io
+import hashlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain, islice
+from numbers import Number
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bgetune.config_data import Builder
 from bgetune.data import json_lines
 from bgetune.errors import UserError, did_you_mean
 
-from .parts import Document, Section, sections_of
+from .parts import Document, Part, Section, sections_of
 from .text import plain_text, text_lines
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 Row = tuple[int, dict[str, Any]]
 """Line, of parquet the row, from 1; column -> value."""
@@ -33,6 +39,7 @@ _PAIRS: tuple[tuple[Builder, str, str], ...] = (
     ("paraphrase", "sentence_1", "sentence_2"),
     ("paraphrase", "anchor", "positive"),
 )
+_ROWS_AT_ONCE = 2000
 _TEXTS = ("text", "body", "content", "passage")
 
 
@@ -44,41 +51,53 @@ class _Layout:
     builders: tuple[Builder, ...] = ()
 
 
-def read_table(path: Path, name: str, columns: Mapping[str, str], option: str, faq: bool) -> list[Document]:
-    """The rows of a table, a document each; rows with the same passage are one document with all their queries.
+def read_table(path: Path, name: str, columns: Mapping[str, str], option: str, faq: bool) -> Iterator[Part]:
+    """The rows of a table, a document each, some rows at once; without a row, one part without documents.
 
     With query and positive (a text or a list of texts) the positives are the passages, with a text column the texts.
-    Negatives become passages without a query.
+    Negatives become passages without a query. Numbers are texts too, as they are in csv.
 
     Args:
         path: a .csv, .tsv, .jsonl or .parquet file.
         name: what the documents call it.
-        columns: our name -> the table's.
+        columns: our name -> the table's; one that this table lacks is passed over where a usual name takes its place.
         option: the option that gave `columns`, for messages.
         faq: questions inside the texts stand apart, see `sections_of`.
 
     Raises:
-        UserError: a broken file, an unknown column, a row without a passage, with the file and line.
+        UserError: a broken file, no column that tells what it holds, a row without a passage, with the file and line.
     """
-    rows = list(_ROWS[path.suffix.lower()](path))
-    if not rows:
-        raise UserError(f"{path}: no row in it; remove it or give it one")
-    layout = _layout(list(dict.fromkeys(column for _, row in rows for column in row)), columns, path, option)
-    found: dict[tuple[str, ...], Document] = {}
+    total, there = _survey(path)
+    layout = _layout(there, columns, path, option) if total else _Layout({})
+    rows = _ROWS[path.suffix.lower()](path)
+    done = 0
+    while some := list(islice(rows, _ROWS_AT_ONCE)):
+        done += len(some)
+        yield Part(tuple(_of_rows(some, layout, path, name, faq)), done / total, tuple(there))
+    if not total:
+        yield Part((), columns=tuple(there))
+
+
+def _survey(path: Path) -> tuple[int, list[str]]:
+    """The number of rows, and the columns that any of them has."""
+    if path.suffix.lower() == ".parquet":
+        with _parquet(path) as file:
+            return file.metadata.num_rows, file.schema_arrow.names
+    total, there = 0, dict[str, None]()
+    for _, row in _ROWS[path.suffix.lower()](path):
+        total += 1
+        there.update(dict.fromkeys(row))
+    return total, list(there)
+
+
+def _of_rows(rows: Sequence[Row], layout: _Layout, path: Path, name: str, faq: bool) -> Iterator[Document]:
     for number, row in rows:
         for document in _documents(row, layout, f"{path}:{number}", faq):
-            if not document.sections:  # a question without an answer
-                continue
-            named = replace(document, file=name, name=f"{name}:{number}")
-            text = "\n".join(block.text for section in document.sections for block in section.blocks)
-            key = (document.title, document.passage_id, document.group, text)
-            found[key] = _merged(found[key], named) if key in found else named
-    return list(found.values())
-
-
-def _merged(first: Document, other: Document) -> Document:
-    asked = dict.fromkeys(pair for document in (first, other) for pair in document.sections[0].asked)
-    return replace(first, sections=(replace(first.sections[0], asked=tuple(asked)), *first.sections[1:]))
+            if document.sections:  # else a question without an answer
+                text = "\n".join(block.text for section in document.sections for block in section.blocks)
+                key = "\0".join((document.title, document.passage_id, document.group, text))
+                same = hashlib.blake2b(key.encode(), digest_size=16).digest()
+                yield replace(document, file=name, name=f"{name}:{number}", same=same)
 
 
 def check_columns(columns: Mapping[str, str], option: str) -> None:
@@ -92,27 +111,40 @@ def check_columns(columns: Mapping[str, str], option: str) -> None:
 
 
 def _layout(there: list[str], columns: Mapping[str, str], path: Path, option: str) -> _Layout:
-    for column in columns.values():
-        if column not in there:
-            hint = did_you_mean(column, there) or f"; it has {', '.join(there)}"
-            raise UserError(f"{option}: {path} has no column {column!r}{hint}")
+    own = {ours: column for ours, column in columns.items() if column in there}
+    if not {"query", "positive"} <= set(own):  # half a pair is none
+        own = {ours: column for ours, column in own.items() if ours not in ("query", "positive")}
     by_name = {name.strip().lower(): name for name in reversed(there)}
     usual: dict[str, str] = {ours: by_name[ours] for ours in ("title", "group", "negative") if ours in by_name}
-    if "query" in columns:
-        return _Layout({**usual, **columns}, ("question_answer", "paraphrase"))
-    if "text" in columns:
-        return _Layout({**usual, **columns})
+    if "query" in own:
+        return _Layout({**usual, **own}, ("question_answer", "paraphrase"))
+    if "text" in own:
+        return _Layout({**usual, **own})
     for builder, query, positive in _PAIRS:
         if query in by_name and positive in by_name:
             pair = {"query": by_name[query], "positive": by_name[positive]}
-            return _Layout({**usual, **columns, **pair}, (builder,))
+            return _Layout({**usual, **own, **pair}, (builder,))
     for text in _TEXTS:
         if text in by_name:
-            return _Layout({**usual, **columns, "text": by_name[text]})
+            return _Layout({**usual, **own, "text": by_name[text]})
+    for column in columns.values():
+        if column not in there:
+            raise UserError(f"{option}: {path} has no column {column!r}{_nearest(column, there)}")
     raise UserError(
         f"{path}: none of its columns ({', '.join(there)}) has a name that tells what it holds; name them in {option}, "
         f"such as {{text: {there[0] if there else 'COLUMN'}}} or {{query: ..., positive: ...}}"
     )
+
+
+def check_all_used(columns: Mapping[str, str], there: Sequence[str], path: Path, option: str) -> None:
+    """Raises UserError for a configured column that is not among those of any table: `there`."""
+    for column in columns.values():
+        if column not in there:
+            raise UserError(f"{option}: no table of {path} has a column {column!r}{_nearest(column, there)}")
+
+
+def _nearest(column: str, there: Sequence[str]) -> str:
+    return did_you_mean(column, there) or (f"; there are {', '.join(there)}" if there else "")
 
 
 def _documents(row: dict[str, Any], layout: _Layout, where: str, faq: bool) -> Iterator[Document]:
@@ -120,10 +152,11 @@ def _documents(row: dict[str, Any], layout: _Layout, where: str, faq: bool) -> I
 
     def texts(ours: str, needed: bool = False) -> list[str]:
         value = row.get(columns[ours]) if ours in columns else None
-        given = value if isinstance(value, list) else [] if value is None else [value]
+        missing = value is None or value != value  # a missing number is NaN
+        given = value if isinstance(value, list) else [] if missing else [value]
         for text in given:
-            if not isinstance(text, str) and not (ours in ("id", "group") and isinstance(text, int)):
-                raise UserError(f'{where}: "{columns[ours]}" must be a text, got {str(text)[:40]!r}')
+            if isinstance(text, bool) or not isinstance(text, (str, Number)):
+                raise UserError(f'{where}: "{columns[ours]}" must be a text or a number, got {str(text)[:40]!r}')
         kept = [str(text) for text in given if str(text).strip()]
         if needed and not kept:
             raise UserError(f'{where}: "{columns[ours]}" is missing or empty; remove the row or give it a text')
@@ -159,10 +192,10 @@ def _id_of(values: list[str], where: str) -> str:
 
 def _csv_rows(path: Path, separator: str = "") -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # 131,072 characters by default
-    text = plain_text(path)
-    header_line = text.split("\n", 1)[0]
+    lines = _lines(path)
+    header_line = next(lines, "")
     chosen = separator or max(",;\t", key=header_line.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=chosen, strict=True)
+    reader = csv.reader(chain([header_line], lines), delimiter=chosen, strict=True)
     header: list[str] = []
     line = 1
     try:
@@ -183,6 +216,21 @@ def _csv_rows(path: Path, separator: str = "") -> Iterator[Row]:
         ) from None
 
 
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a file, without all of it in memory. Raises UserError as `plain_text` does."""
+    with open(path, encoding="utf-8-sig") as file:
+        try:
+            for line in file:
+                if "\0" in line:
+                    break
+                yield line
+            else:
+                return
+        except UnicodeDecodeError:
+            pass
+    plain_text(path)  # says where it is broken
+
+
 def _header(cells: list[str], path: Path) -> list[str]:
     names = [cell.strip() for cell in cells]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -197,16 +245,22 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
+    number = 0
+    with _parquet(path) as file:
+        for batch in file.iter_batches(1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    number = 0
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
+            yield file
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path}: cannot be read as parquet ({reason}); write it again or leave it out") from None

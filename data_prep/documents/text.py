@@ -20,7 +20,7 @@ def plain_text(path: Path, declared: bool = False) -> str:
         declared: it is HTML, and may say itself that it is of another encoding than UTF-8.
 
     Raises:
-        UserError: it is not UTF-8 (or what it declares), holds a NUL character, or is empty.
+        UserError: it is not UTF-8 (or what it declares), or holds a NUL character.
     """
     raw = path.read_bytes()
     named = _DECLARED.search(raw[:2048]) if declared else None
@@ -33,8 +33,6 @@ def plain_text(path: Path, declared: bool = False) -> str:
         raise UserError(f"{path}:{line}: not UTF-8 text ({error.reason}); save the file as UTF-8") from None
     if "\0" in text:
         raise UserError(f"{path}:{text[: text.index(chr(0))].count(chr(10)) + 1}: a NUL character; it is no text file")
-    if not text.strip():
-        raise UserError(f"{path}: empty; give it a text or remove it")
     return _with_newlines(text)
 
 

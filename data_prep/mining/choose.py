@@ -6,19 +6,21 @@ Shapes: Q queries, K places of a window, P most positives of a query.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from bgetune.config_data import MineConfig, Signal
 from bgetune.corpus import Corpus, text_hash
 from bgetune.data import Qrels, Texts
+from bgetune.progress import progress
 from bgetune.search import Ranking
 
 from ..neardup import words_of
-from .select import TEACHER, Candidate, Query, filter_candidates, quotas, sample, score_limit
+from .select import TEACHER, Candidate, Doubts, Query, filter_candidates, quotas, sample, score_limit
 from .signals import Signals
 from .teacher import above_teacher_limit
 
@@ -87,24 +89,30 @@ def choose(windows: Windows, queries: Texts, corpus: Corpus, settings: MineConfi
     filters = settings.teacher.max_share_of_positive is not None or settings.teacher.margin is not None
     chosen = Chosen([], {source: Counter() for source in settings.sources})
     if teacher is None or not filters:
-        for i in range(len(queries)):
-            chosen.negatives.append(
-                _sampled(_survivors(i, windows, queries, corpus, settings, chosen), i, queries, settings)
-            )
+        for i in _with_bar(queries):
+            found = _survivors(i, windows, queries, corpus, settings, chosen)
+            chosen.negatives.append(_sampled(found, queries.ids[i], corpus, settings))
         chosen.teacher = _teacher_scores(windows, chosen.negatives, teacher) if teacher else []
         return chosen
     first = settings.teacher.candidates
     scored = [
         {source: kept[:first] for source, kept in _survivors(i, windows, queries, corpus, settings, chosen).items()}
-        for i in range(len(queries))
+        for i in _with_bar(queries)
     ]
     scores = _teacher_scores(windows, [[c for kept in by.values() for c in kept] for by in scored], teacher)
     for i, by_source in enumerate(scored):
         for source, kept in by_source.items():
             by_source[source] = _below_teacher(kept, windows.positives[i], scores[i], settings, chosen.dropped[source])
-        chosen.negatives.append(_sampled(by_source, i, queries, settings))
+        chosen.negatives.append(_sampled(by_source, queries.ids[i], corpus, settings))
     chosen.teacher = scores
     return chosen
+
+
+def _with_bar(queries: Texts) -> Iterator[int]:
+    with progress(len(queries), "mine: filters", "query") as bar:
+        for i in range(len(queries)):
+            yield i
+            bar.update(1)
 
 
 def _survivors(
@@ -114,22 +122,49 @@ def _survivors(
     known = [int(row) for row in windows.positives[i] if row >= 0]
     refused = {int(corpus.text_hashes[row]) for row in known} | {text_hash(queries.texts[i])}
     query = Query(queries.ids[i], frozenset(known), frozenset(refused))
+    about = queries.metadata[i] if queries.metadata else {}
     near = _near(corpus, known, settings.near_duplicate)
-    suspected = _suspected(windows, i)
+    doubts = Doubts(_suspected(windows, i), _related(corpus, known, about), near)
     found = {}
     for source, (scores, rows) in windows.rankings.items():
         window = [
             Candidate(int(row), 0 if source == "random" else rank, float(score), source)
             for rank, (row, score) in enumerate(zip(rows[i], scores[i], strict=True), start=1)
-            if row >= 0 and (rank >= settings.rank_first or source == "random")
+            if row >= 0 and (settings.rank_first <= rank <= settings.rank_last or source == "random")
         ]
-        # the best-scoring positive sets the limit: one the model misses must not empty the window
-        best = float(windows.positive_scores[source][i].max())
-        limit = float("inf") if source == "random" else score_limit(best, settings)
+        limit = _limit(float(windows.positive_scores[source][i].max()), source, settings)
         found[source] = filter_candidates(
-            window, query, lambda row: int(corpus.text_hashes[row]), limit, suspected, near, chosen.dropped[source]
+            window, query, lambda row: int(corpus.text_hashes[row]), limit, doubts, chosen.dropped[source]
         )
     return found
+
+
+def _limit(best: float, source: Signal, settings: MineConfig) -> float:
+    """The best-scoring positive sets the limit: one the model misses must not empty the window.
+
+    A positive that shares no word with its query scores 0 in a lexical signal, and is no measure there.
+    """
+    unbounded = float("inf") if settings.max_score is None else settings.max_score
+    if source == "random":
+        return float("inf")
+    return unbounded if source in ("sparse", "bm25") and best <= 0 else score_limit(best, settings)
+
+
+def _related(corpus: Corpus, positives: list[int], query: dict[str, Any]) -> Callable[[int], bool]:
+    """Whether a passage stands under the heading, or in the document, that the query was made of.
+
+    Only the first passages there were made positives; the others are no less an answer.
+    """
+    keys = {"heading_section": ("document", "section"), "title_body": ("document",)}.get(str(query.get("builder")))
+    if keys is None:
+        return lambda row: False
+    places = {_place(corpus, row, keys) for row in positives}
+    return lambda row: _place(corpus, row, keys) in places
+
+
+def _place(corpus: Corpus, row: int, keys: tuple[str, ...]) -> tuple[str, ...]:
+    known = corpus.metadata(row)
+    return tuple(str(known.get(key)) for key in keys)
 
 
 def _near(corpus: Corpus, positives: list[int], threshold: float | None) -> Callable[[int], bool]:
@@ -145,7 +180,7 @@ def _near(corpus: Corpus, positives: list[int], threshold: float | None) -> Call
     return near
 
 
-@lru_cache(maxsize=1 << 15)
+@lru_cache(maxsize=1 << 12)
 def _words(corpus: Corpus, row: int) -> frozenset[str]:
     return words_of(corpus.text(row))
 
@@ -158,14 +193,16 @@ def _suspected(windows: Windows, i: int) -> Callable[[int], bool]:
     return lambda row: row in suspected
 
 
-def _sampled(found: dict[Signal, list[Candidate]], i: int, queries: Texts, settings: MineConfig) -> list[Candidate]:
-    """The sources' shares, one source after the other; a passage that two of them found is the first one's."""
+def _sampled(
+    found: dict[Signal, list[Candidate]], query_id: str, corpus: Corpus, settings: MineConfig
+) -> list[Candidate]:
+    """The sources' shares, one source after the other; a text that two of them found is the first one's."""
     taken: list[Candidate] = []
     for source, count in quotas(settings.sources, settings.negatives_per_query).items():
-        rows = {candidate.row for candidate in taken}
-        free = [candidate for candidate in found[source] if candidate.row not in rows]
+        texts = {int(corpus.text_hashes[candidate.row]) for candidate in taken}
+        free = [candidate for candidate in found[source] if int(corpus.text_hashes[candidate.row]) not in texts]
         # a random source is in random order already
-        taken += free[:count] if source == "random" else sample(free, count, queries.ids[i], settings)
+        taken += free[:count] if source == "random" else sample(free, count, query_id, settings)
     return taken
 
 

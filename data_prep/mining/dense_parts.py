@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +12,7 @@ import numpy as np
 from bgetune.config import Similarity
 from bgetune.config_data import MineConfig
 from bgetune.encode import EncodedShards
+from bgetune.errors import UserError
 from bgetune.files import sha256_json, write_json
 from bgetune.index.choose import choose
 from bgetune.index.dense import DenseIndex, sample_rows
@@ -22,12 +24,10 @@ from bgetune.processes import rank
 from bgetune.search import Ranking
 
 from ..audit.facts import IndexFacts
-from .parts import Arrays, Part, PartWork, cut_parts, merged
+from .parts import Arrays, Part, PartWork, cut_parts, fair_rows, merged
 
 log = logging.getLogger("bgetune")
 
-# A part is at most so many shards: enough of them that processes share the work, few enough that results stay small.
-SHARDS_PER_PART = 8
 _HELD = 256
 """Queries that an index is tuned on, and compared with exact search by."""
 
@@ -52,9 +52,14 @@ class DenseParts:
         size = len(passages), questions.shape[1], len(questions), memory
         chosen = choose(*size, settings.index, settings.index_device)
         self._factory = chosen.factory
-        most = chosen.rows_per_part
+        most, shard = chosen.rows_per_part, passages.starts[1]
+        if most < shard:
+            raise UserError(
+                f"mine.memory_gb: {settings.memory_gb:g} holds {most:,} vectors of an index and a shard has {shard:,}; "
+                "raise it, or lower encode_shard_texts"
+            )
         if self._factory == "Flat":
-            most = min(most, SHARDS_PER_PART * max(np.diff(passages.starts)))
+            most = min(most, fair_rows(passages.starts))
         self._made_from = [*made_from, self._factory, settings.index_recall, settings.index_device, settings.seed]
         self._work = PartWork(folder, cut_parts(passages.starts, most), "mine")
         self.facts: IndexFacts | None = None
@@ -65,9 +70,15 @@ class DenseParts:
 
         def search(part: Part) -> Arrays:
             index, tuned = self._index(part, depth)
+            began = time.perf_counter()
             scores, rows = index.search(self._questions, depth)
-            told = [tuned.value, tuned.recall, tuned.milliseconds] if tuned else []
-            return {"scores": scores, "rows": np.where(rows < 0, -1, rows + part.first), "tuned": np.array(told)}
+            milliseconds = 1000 * (time.perf_counter() - began) / len(self._questions)
+            return {
+                "scores": scores,
+                "rows": np.where(rows < 0, -1, rows + part.first),
+                "parameter": np.array(tuned.parameter if tuned else ""),
+                "told": np.array([tuned.value if tuned else 0, tuned.recall if tuned else 1.0, milliseconds]),
+            }
 
         found = merged(self._work, "dense", [*self._made_from, depth], search, depth, parts.append)
         self._tell(parts)
@@ -96,16 +107,15 @@ class DenseParts:
 
     def _tell(self, parts: list[Arrays]) -> None:
         """What was built; the time a query took goes into a log, for it differs from run to run."""
-        tuned = [part["tuned"].tolist() for part in parts if len(part["tuned"])]
-        note: dict[str, object] = {"factory": self._factory, "parts": len(parts)}
-        if tuned:
-            values, recalls, times = zip(*tuned, strict=True)
-            name = "nprobe" if "IVF" in self._factory else "efSearch"
-            low, high = int(min(values)), int(max(values))
-            parameter = f"{name} {low}" if low == high else f"{name} {low} to {high}"
-            recall = sum(recalls) / len(recalls)
-            self.facts = IndexFacts(self._factory, parameter, recall)
-            note |= {"parameter": parameter, "recall": round(recall, 4), "milliseconds_a_query": round(sum(times), 3)}
-            log.info("mine: index %s, %s, finds %.3f of exact search", self._factory, parameter, recall)
+        values, recalls, times = zip(*(part["told"].tolist() for part in parts), strict=True)
+        low, high = int(min(values)), int(max(values))
+        name = str(parts[0]["parameter"])
+        parameter = f"{name} {low}" if low == high else f"{name} {low} to {high}"
+        recall = sum(recalls) / len(recalls)
+        if self._factory != "Flat":
+            self.facts = IndexFacts(self._factory, parameter if name else "nothing to tune", recall)
+        log.info("mine: index %s finds %.3f of exact search, %.2f ms a query", self._factory, recall, sum(times))
         if rank() == 0:
+            note = {"factory": self._factory, "parts": len(parts), "parameter": parameter if name else None}
+            note |= {"recall": round(recall, 4), "milliseconds_a_query": round(sum(times), 3)}
             write_json(self._folder.parent / "logs" / "index.json", note)

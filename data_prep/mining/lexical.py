@@ -6,7 +6,7 @@ Shapes: N passages, W distinct words of all queries, Q queries.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,12 +52,14 @@ class QueryWords:
         counts = np.array([count for row in rows for _, count in row], dtype=np.float32)
         return SparseMatrix(indptr, ids, counts, width=max(len(self), 1))
 
-    def totals(self, parts: Sequence[Arrays]) -> Totals:
-        """Of the counts of all parts."""
-        with_word = sum(np.bincount(part["ids"], minlength=len(self)) for part in parts)
-        lengths = [int(part["lengths"].sum()) for part in parts]
-        passages = sum(len(part["lengths"]) for part in parts)
-        return Totals(passages, np.asarray(with_word), sum(lengths) / passages)
+    def totals(self, parts: Iterable[Arrays]) -> Totals:
+        """Of the counts of all parts, one in memory at a time."""
+        with_word, words, passages = np.zeros(max(len(self), 1), dtype=np.int64), 0, 0
+        for part in parts:
+            with_word += np.bincount(part["ids"], minlength=len(with_word))
+            words += int(part["lengths"].sum())
+            passages += len(part["lengths"])
+        return Totals(passages, with_word, words / passages)
 
     def weights(self, counted: Arrays, totals: Totals) -> SparseMatrix:
         """BM25's weight of each word in each passage, Lucene's variant (Kamphuis et al., ECIR 2020).

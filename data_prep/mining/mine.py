@@ -29,6 +29,7 @@ from .report import audit_of, write_ranks
 from .rounds import settle_with_round_before
 from .signals import Signals
 from .teaching import teacher_of
+from .usable import trained_heads, usable
 
 log = logging.getLogger("bgetune")
 
@@ -67,6 +68,7 @@ def _search(config: JobConfig, run: Run) -> None:
     queries, qrels = _train_queries(folder, corpus)
     work = run.round_folder / "mining"
     signals = _signals(corpus, queries, config, run, work)
+    settings = signals.settings
     windows = open_windows(signals, queries, qrels, corpus, settings)
     teacher = teacher_of(settings.teacher, signals, queries, corpus, work)
     chosen = choose(windows, queries, corpus, settings, teacher)
@@ -85,8 +87,9 @@ def _search(config: JobConfig, run: Run) -> None:
             write_ranks(partial / "ranks.npz", windows)
         print_summary(facts)
         log.info("mine: the audit is in %s", run.examples.parent / "audit.html")
+    wait_for_all()  # others may still be reading
+    if rank() == 0:
         shutil.rmtree(work, ignore_errors=True)
-    wait_for_all()
 
 
 def _train_queries(folder: Path, corpus: Corpus) -> tuple[Texts, Qrels]:
@@ -100,20 +103,15 @@ def _signals(corpus: Corpus, queries: Texts, config: JobConfig, run: Run, work: 
     before = run.round_before
     encoder = Encoder.load(config.model) if before is None else Encoder.load_folder(before.best, config.model)
     cache = run.vectors if before is None else before.best_vectors
-    used = {*config.mine.sources, *config.mine.agreement, *(["hybrid"] if config.mine.teacher.kind == "hybrid" else [])}
-    for source in sorted(used & {"sparse", "multi_vector"}):
-        if source in encoder.absent_heads or source not in encoder.heads:
-            raise UserError(
-                f"mine.sources: {source}: the model has no such head before it is trained; use dense or bm25, and "
-                f"{source} from a second round on (adapt.rounds)"
-            )
-    trained = tuple(head for head in encoder.heads if head not in encoder.absent_heads)
+    trained = trained_heads(encoder)
+    settings = usable(config.mine, trained, run.round < config.adapt.rounds)
+    used = {*settings.sources, *settings.agreement, *(["hybrid"] if settings.teacher.kind == "hybrid" else [])}
     reranks = "hybrid" in used or "multi_vector" in used
     heads = tuple(head for head in trained if reranks or head == "dense" or head in used)
-    passages = encode_shards(encoder, corpus, "passage", config, "mine: passages", cache, heads)
-    questions = encode_shards(encoder, queries, "query", config, "mine: queries", cache, heads)
+    passages = encode_shards(encoder, corpus, "passage", config, "mine: passages", cache, heads, shared=True)
+    questions = encode_shards(encoder, queries, "query", config, "mine: queries", cache, heads, shared=True)
     weights = ensemble_weights(config.train)
-    return Signals(corpus, passages, queries, questions, encoder.spec.similarity, weights, config.mine, work)
+    return Signals(corpus, passages, queries, questions, encoder.spec.similarity, weights, settings, work)
 
 
 def _examples(

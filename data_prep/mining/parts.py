@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,20 +36,29 @@ class Part:
 def cut_parts(starts: list[int], most_rows: int) -> list[Part]:
     """Whole shards to parts of at most `most_rows` rows; a larger shard is a part of its own.
 
-    Args:
-        starts: the first row of each shard, and the number of all rows.
+    All have nearly as many shards: a short last part would have too few vectors to train an index of the others' kind.
 
-    >>> [(part.first, part.last) for part in cut_parts([0, 4, 8, 12, 13], most_rows=8)]
-    [(0, 8), (8, 13)]
+    Args:
+        starts: the first row of each shard, and the number of all rows; shards are of one size but for the last.
+
+    >>> [(part.first, part.last) for part in cut_parts([0, 4, 8, 12, 16, 17], most_rows=8)]
+    [(0, 4), (4, 12), (12, 17)]
     """
-    parts: list[Part] = []
-    first = 0
-    for shard in range(1, len(starts)):
-        last = shard == len(starts) - 1
-        if last or starts[shard + 1] - starts[first] > most_rows:
-            parts.append(Part(len(parts), first, shard, starts[first], starts[shard]))
-            first = shard
-    return parts
+    shards = len(starts) - 1
+    count = -(-shards // max(most_rows // (starts[1] - starts[0]), 1))
+    borders = [shards * number // count for number in range(count + 1)]
+    return [Part(i, a, b, starts[a], starts[b]) for i, (a, b) in enumerate(pairwise(borders))]
+
+
+def fair_rows(starts: list[int]) -> int:
+    """Rows of a part where memory does not ask for fewer.
+
+    Enough parts that processes share the work; at most 64, for each keeps results of its own; 8 shards at least.
+
+    >>> fair_rows([0, 100, 200]), fair_rows(list(range(0, 100_001, 100)))
+    (800, 1563)
+    """
+    return max(8 * (starts[1] - starts[0]), -(-starts[-1] // 64))
 
 
 class PartWork:
@@ -65,8 +75,7 @@ class PartWork:
             name: for file names and the progress bar.
             made_from: everything that decides the arrays, as plain values.
         """
-        key = sha256_json(made_from)[:16]
-        files = {part: self._folder / f"{name}-{key}-{part.number:05d}.npz" for part in self.parts}
+        files = {part: self._file(name, made_from, part) for part in self.parts}
         missing = [part for part in self.parts if not files[part].is_file()]
         if missing:
             with progress(len(self.parts), f"{self._label}: {name}", "part", len(self.parts) - len(missing)) as bar:
@@ -77,8 +86,16 @@ class PartWork:
                     bar.update(1)
         wait_for_all()
         for part in self.parts:
-            with np.load(files[part]) as arrays:
-                yield part, dict(arrays)
+            yield part, self.read(name, made_from, part)
+
+    def read(self, name: str, made_from: object, part: Part) -> Arrays:
+        """The arrays of one part, once `each` has gone through all."""
+        with np.load(self._file(name, made_from, part)) as arrays:
+            return dict(arrays)
+
+    def _file(self, name: str, made_from: object, part: Part) -> Path:
+        cuts = [(each.first, each.last) for each in self.parts]  # with another memory the corpus has other parts
+        return self._folder / f"{name}-{sha256_json([made_from, cuts])[:16]}-{part.number:05d}.npz"
 
 
 def merged(

@@ -47,10 +47,11 @@ def audit_of(
     ranks: dict[str, np.ndarray] = {
         source: best_ranks(windows, source) for source in settings.sources if source != "random"
     }
+    depth = max((rows.shape[1] for _, rows in windows.rankings.values()), default=0)
     negatives = [candidate for found in chosen.negatives for candidate in found]
     by_source = {source: [c for c in negatives if c.source == source] for source in settings.sources}
     teacher = _teacher_scores(settings.teacher.kind, windows, chosen, _filters(config)) if chosen.teacher else None
-    missed = missed_queries(ranks, settings.rank_last)[:_LISTED]
+    missed = missed_queries(ranks, depth)[:_LISTED]
     few = [
         TooFew(queries.ids[i], queries.texts[i], len(found))
         for i, found in enumerate(chosen.negatives)
@@ -62,7 +63,7 @@ def audit_of(
         corpus_size=len(corpus),
         n_queries=len(queries),
         negatives_wanted=settings.negatives_per_query,
-        searched_depth=settings.rank_last,
+        searched_depth=depth,
         positive_scores={
             source: _known(scores) for source, scores in windows.positive_scores.items() if source != "random"
         },
@@ -101,9 +102,12 @@ def best_ranks(windows: Windows, source: Signal) -> np.ndarray:
 
 
 def write_ranks(path: Path, windows: Windows) -> None:
-    """The rows of each source's window, for the next round."""
+    """The rows of each source's window, for the next round; half the size where they are few enough."""
+    rankings = windows.rankings.items()
+    few = all(rows.max(initial=0) < 2**31 for _, (_, rows) in rankings)
+    kept = {source: rows.astype(np.int32 if few else np.int64) for source, (_, rows) in rankings}
     with open(path, "wb") as file:
-        np.savez(file, **{source: rows for source, (_, rows) in windows.rankings.items()})  # type: ignore[arg-type]
+        np.savez(file, **kept)  # type: ignore[arg-type]
 
 
 def _known(scores: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bgetune.config_data import Signal
 from bgetune.corpus import Corpus
 from bgetune.data import Texts
 from bgetune.examples import read_examples
@@ -22,22 +23,23 @@ def settle_with_round_before(before: Run, windows: Windows, chosen: Chosen, quer
     with np.load(before.examples.parent / "ranks.npz") as ranks:
         same = np.ones(len(queries), dtype=bool)
         for source, (_, rows) in windows.rankings.items():
-            same &= (ranks[source] == rows).all(axis=1)
-    negatives = {example.query_id: example.neg_ids or [] for example in read_examples(before.examples)}
+            # a source that the model before could not serve is new to every query
+            same &= (ranks[source] == rows).all(axis=1) if source in ranks else False
+    examples = {example.query_id: example for example in read_examples(before.examples)}
     changed = 0
     for i, query_id in enumerate(queries.ids):
-        old = corpus.rows_of(negatives[query_id])
+        old = corpus.rows_of(examples[query_id].neg_ids or [])
         scored = not chosen.teacher or all(row in chosen.teacher[i] for row in old)
         if same[i] and scored:
-            chosen.negatives[i] = [_in_window(i, row, windows) for row in old]
+            sources = examples[query_id].neg_sources or []
+            chosen.negatives[i] = [_in_window(i, *found, windows) for found in zip(old, sources, strict=True)]
         changed += sorted(old) != sorted(candidate.row for candidate in chosen.negatives[i])
     return changed
 
 
-def _in_window(i: int, row: int, windows: Windows) -> Candidate:
-    """The first source that has the passage, as `choose` takes it."""
-    for source, (scores, rows) in windows.rankings.items():
-        at = np.flatnonzero(rows[i] == row)
-        if len(at):
-            return Candidate(row, 0 if source == "random" else int(at[0]) + 1, float(scores[i][at[0]]), source)
-    raise AssertionError("an unchanged window holds its negatives")
+def _in_window(i: int, row: int, source: str, windows: Windows) -> Candidate:
+    """The passage as the source that found it sees it now; an unchanged window holds its negatives."""
+    named: Signal = next(name for name in windows.rankings if name == source)
+    scores, rows = windows.rankings[named]
+    at = int(np.flatnonzero(rows[i] == row)[0])
+    return Candidate(row, 0 if named == "random" else at + 1, float(scores[i][at]), named)

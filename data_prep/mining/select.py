@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from bgetune.config_data import MineConfig, Signal
 
 KNOWN, SAME, LIMIT = "known positive", "same text", "score above the limit"
+RELATED = "same section as a positive"
 NEAR, AGREED, TEACHER = "near-duplicate of a positive", "two signals agree", "teacher score above the limit"
 
 
@@ -72,24 +73,34 @@ class Query:
     refused_texts: frozenset[int]
 
 
+@dataclass(frozen=True)
+class Doubts:
+    """What speaks against a passage as a negative of one query, by its row."""
+
+    suspected: Callable[[int], bool]
+    """Two signals rank it above the best positive."""
+    related: Callable[[int], bool]
+    """It stands under the very heading or title that the query is."""
+    near_positive: Callable[[int], bool]
+    """Its text is nearly that of a positive."""
+
+
 def filter_candidates(
     candidates: Sequence[Candidate],
     query: Query,
     text_hash: Callable[[int], int],
     limit: float,
-    suspected: Callable[[int], bool],
-    near_positive: Callable[[int], bool],
+    doubts: Doubts,
     dropped: Counter[str],
 ) -> list[Candidate]:
     """Drop known positives, texts equal to the query or a positive, repeated texts, scores above the limit,
-    what two signals rank above the positive, near-duplicates of a positive; the cheap tests first.
+    what two signals rank above the positive, what answers a heading as its section's other passages do, near-duplicates
+    of a positive; the cheap tests first.
 
     Args:
         candidates: best first.
         text_hash: of the text of a row.
         limit: from `score_limit`.
-        suspected: whether two signals rank a row above the best positive.
-        near_positive: whether the text of a row is nearly that of a positive.
         dropped: counts each reason; changed in place.
     """
     kept, seen = [], set(query.refused_texts)
@@ -101,9 +112,11 @@ def filter_candidates(
             dropped[SAME] += 1
         elif candidate.score > limit:
             dropped[LIMIT] += 1
-        elif suspected(candidate.row):
+        elif doubts.suspected(candidate.row):
             dropped[AGREED] += 1
-        elif near_positive(candidate.row):
+        elif doubts.related(candidate.row):
+            dropped[RELATED] += 1
+        elif doubts.near_positive(candidate.row):
             dropped[NEAR] += 1
         else:
             seen.add(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -23,9 +24,10 @@ from bgetune.index.multi_vector import MultiVectorIndex
 from bgetune.index.sparse import SparseIndex, SparseMatrix
 from bgetune.search import Ranking
 
-from .dense_parts import SHARDS_PER_PART, DenseParts
+from ..audit.facts import TOP
+from .dense_parts import DenseParts
 from .lexical import QueryWords
-from .parts import Arrays, Part, PartWork, cut_parts, merged
+from .parts import Arrays, Part, PartWork, cut_parts, fair_rows, merged
 
 # Multi-vector and hybrid re-rank so many times the window's passages, of dense and of sparse each.
 _CANDIDATES = 2
@@ -47,18 +49,24 @@ class Signals:
     ) -> None:
         self._corpus, self._passages = corpus, passages
         self._queries, self._questions = queries, questions.read()
-        self._similarity, self._weights, self._settings = similarity, weights, settings
-        self._made_from = [*(folder.name for folder in (*passages.folders, *questions.folders)), similarity]
-        parts = cut_parts(passages.starts, SHARDS_PER_PART * max(np.diff(passages.starts)))
+        self._similarity, self._weights = similarity, weights
+        self.settings = settings
+        """What was asked for, as far as the model can serve it."""
+        self.made_from = [*(folder.name for folder in (*passages.folders, *questions.folders)), similarity]
+        parts = cut_parts(passages.starts, fair_rows(passages.starts))
+        self.depth = min(max(settings.rank_last, TOP), len(corpus))
         self._work = PartWork(folder, parts, "mine")
-        self.dense = DenseParts(passages, self._questions.vectors, similarity, settings, folder, self._made_from)
+        self.dense = DenseParts(passages, self._questions.vectors, similarity, settings, folder, self.made_from)
         self._reranks = bool({"multi_vector", "hybrid"} & set(settings.sources))
         self._lexical: tuple[QueryWords, Callable[[Part], SparseMatrix]] | None = None
         self._rankings: dict[str, Ranking] = {}
 
     def ranking(self, signal: Signal) -> Ranking:
-        """The window of each query, to `mine.rank_last`: scores float32 [Q, K] and rows int64 [Q, K], best first."""
-        depth = min(self._settings.rank_last, len(self._corpus))
+        """The nearest passages of each query: scores float32 [Q, K] and rows int64 [Q, K], best first.
+
+        K is `mine.rank_last`, or 100 where that is more, so that the audit can say what is not among the first 100.
+        """
+        depth = self.depth
         if signal == "random":
             return self._random(depth)
         if signal in ("multi_vector", "hybrid"):
@@ -79,6 +87,8 @@ class Signals:
             heads = [head for head in HEADS if getattr(self._questions, head) is not None]
             return weighted_sum({head: self.scores_of(head, rows) for head in heads}, self._weights)
         name = "dense" if signal == "random" else signal
+        if name in ("sparse", "bm25"):
+            self._sparse_side(name)  # all processes together, before each goes about its own parts
         digest = hashlib.sha256(rows.tobytes()).hexdigest()
 
         def of_part(part: Part) -> Arrays:
@@ -87,15 +97,14 @@ class Signals:
             return {"scores": scores[local >= 0].astype(np.float32), "at": places}
 
         found = np.full(rows.size, -np.inf, dtype=np.float32)
-        for _, arrays in self._work.each(f"{name}-pairs", [*self._made_from, name, digest], of_part):
+        for _, arrays in self._work.each(f"{name}-pairs", [*self.made_from, name, digest], of_part):
             found[arrays["at"]] = arrays["scores"]
         return found.reshape(rows.shape)
 
     def _first(self, signal: str) -> Ranking:
         """The ranking of a signal that searches the whole corpus, deep enough to re-rank from."""
         if signal not in self._rankings:
-            wider = _CANDIDATES if self._reranks else 1
-            depth = min(wider * self._settings.rank_last, len(self._corpus))
+            depth = min(self.depth * (_CANDIDATES if self._reranks else 1), len(self._corpus))
             if signal == "dense":
                 self._rankings[signal] = self.dense.ranking(depth)
             else:
@@ -109,7 +118,7 @@ class Signals:
             scores, rows = SparseIndex.build(of_part(part)).search(queries, depth)
             return {"scores": scores, "rows": np.where(rows < 0, -1, rows + part.first)}
 
-        return merged(self._work, signal, [*self._made_from, signal, depth], search, depth)
+        return merged(self._work, signal, [*self.made_from, signal, depth], search, depth)
 
     def _sparse_side(self, signal: str) -> tuple[SparseMatrix, Callable[[Part], SparseMatrix]]:
         """The queries' sparse vectors, and how to come by those of a part's passages."""
@@ -122,16 +131,17 @@ class Signals:
     def _bm25(self) -> tuple[QueryWords, Callable[[Part], SparseMatrix]]:
         if self._lexical is None:
             words = QueryWords(self._queries.texts)
-            counted = self._counted(words)
-            totals = words.totals(list(counted.values()))
-            self._lexical = words, lambda part: words.weights(counted[part.number], totals)
+
+            def count(part: Part) -> Arrays:
+                return words.count(self._corpus.take(range(part.first, part.last)).full_texts())
+
+            totals = words.totals(arrays for _, arrays in self._work.each("words", self.made_from, count))
+
+            def of_part(part: Part) -> SparseMatrix:
+                return words.weights(self._work.read("words", self.made_from, part), totals)
+
+            self._lexical = words, of_part
         return self._lexical
-
-    def _counted(self, words: QueryWords) -> dict[int, Arrays]:
-        def count(part: Part) -> Arrays:
-            return words.count(self._corpus.take(range(part.first, part.last)).full_texts())
-
-        return {part.number: arrays for part, arrays in self._work.each("words", self._made_from, count)}
 
     def _reranked(self, signal: Signal, depth: int) -> Ranking:
         first = [self._first("dense")]
@@ -144,7 +154,7 @@ class Signals:
         """Passages drawn by seed, without scores of their own."""
         rows = np.empty((len(self._queries), depth), dtype=np.int64)
         for i, query_id in enumerate(self._queries.ids):
-            seed = hashlib.sha256(f"{self._settings.seed}\trandom\t{query_id}".encode()).digest()
+            seed = hashlib.sha256(f"{self.settings.seed}\trandom\t{query_id}".encode()).digest()
             rows[i] = np.random.default_rng(list(seed)).choice(len(self._corpus), depth, replace=False, shuffle=True)
         return self.scores_of("random", rows), rows
 
@@ -153,9 +163,10 @@ class Signals:
         if signal in ("sparse", "bm25"):
             queries, of_part = self._sparse_side(signal)
             return SparseIndex.build(of_part(part)).scores_of(_some_sparse(queries, asking), rows)
-        read = self._read(part)
         if signal == "dense":
-            return pair_scores(self._questions.vectors[asking], read.vectors, rows, self._similarity)
+            vectors = cast(np.ndarray, self._passages.dense(part.first_shard, part.last_shard))
+            return pair_scores(self._questions.vectors[asking], vectors, np.maximum(rows, 0), self._similarity)
+        read = self._read(part)
         assert read.multi_vector is not None, "the model has no multi-vector head"
         assert self._questions.multi_vector is not None
         full = np.full((len(self._queries), rows.shape[1]), -1, dtype=np.int64)

@@ -89,10 +89,7 @@ def cross_encoder(settings: TeacherConfig) -> CrossEncoderScorer:
     """
     from bgetune.device import this_device
 
-    try:
-        folder = model_folder(ModelConfig(name_or_path=settings.name_or_path))
-    except UserError as error:  # it names the options of the model under training
-        raise UserError(str(error).replace("model.name_or_path", "mine.teacher.name_or_path", 1)) from None
+    folder = model_folder(ModelConfig(name_or_path=settings.name_or_path), "mine.teacher.name_or_path")
     _refuse_what_cannot_score(folder, settings)
     return CrossEncoderScorer(folder, settings, this_device())
 

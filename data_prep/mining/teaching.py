@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +32,7 @@ def teacher_of(settings: TeacherConfig, signals: Signals, queries: Texts, corpus
     if settings.kind == "hybrid":
         return lambda rows: signals.scores_of("hybrid", rows)
     scorer = cross_encoder(settings)
-    texts = [corpus.text_hashes.tobytes(), *(text.encode() for text in queries.texts)]
-    key = sha256_json([scorer.key, *(hashlib.sha256(text).hexdigest() for text in texts)])
+    key = sha256_json([scorer.key, signals.made_from])
 
     def scores(rows: np.ndarray) -> np.ndarray:
         asking, place = np.nonzero(rows >= 0)

@@ -14,7 +14,7 @@ MOST_WORDS = 60
 MOST_CHARACTERS = 600
 """For scripts without spaces, where a whole page is one word."""
 _LEAST_COPY = 20
-"""Characters from which a query that the passage begins with is a copy; shorter ones may well be a topic's name."""
+"""Characters from which words of the passage are a copy; fewer may well be a topic's name."""
 
 _FENCED = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _JSON_START = re.compile(r"(?:^|:)[^\S\n]*([\[{])", re.MULTILINE)
@@ -30,7 +30,7 @@ def queries_in(answer: str, passages: Sequence[str]) -> list[str]:
     """The usable queries of an answer, in its order; none where it holds no list or nothing of use.
 
     A list may be JSON (bare, fenced, inside an object, or cut short), Python's, or numbered or bulleted lines.
-    Left out are queries that are empty, above 60 words, said before, or a copy of the start of one of `passages`
+    Left out are queries that are empty, above 60 words, said before, or copied word for word out of one of `passages`
     (the same passage with and without its title).
 
     >>> queries_in('<think>Hm: ["no"]</think>```json\\n["What is tea?", "what is  tea?"]\\n```', ["Tea is hot."])
@@ -40,13 +40,13 @@ def queries_in(answer: str, passages: Sequence[str]) -> list[str]:
     >>> queries_in("I cannot help with that.", ["Tea is hot."])
     []
     """
-    starts = [_letters(passage) for passage in passages]
+    within = [f" {_letters(passage)} " for passage in passages]
     kept: dict[str, str] = {}
     for raw in _listed(_without_thoughts(answer)):
         query = cleaned(raw)
         letters = _letters(query)
         too_long = len(query.split()) > MOST_WORDS or len(query) > MOST_CHARACTERS
-        copied = len(letters) >= _LEAST_COPY and any(start.startswith(letters) for start in starts)
+        copied = len(letters) >= _LEAST_COPY and any(f" {letters} " in text for text in within)
         if letters and not too_long and not copied:
             kept.setdefault(normalised(query), query)
     return list(kept.values())
