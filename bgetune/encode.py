@@ -27,7 +27,7 @@ from bgetune.device import autocast_dtype
 from bgetune.encoded import Encoded, RowPieces, Writer
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
-from bgetune.files import atomic_folder, read_json, sha256_file, write_json
+from bgetune.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
 from bgetune.processes import rank, wait_for_all, world_size
 from bgetune.progress import progress
 
@@ -206,8 +206,9 @@ def _whole(folder: Path) -> bool:
     if not (folder / "heads.json").is_file():
         return False
     try:
-        sums = read_json(folder / "heads.json")["sha256"]
-        wrong = [name for name, digest in sums.items() if not _same(folder / name, digest)]
+        note = read_json(folder / "heads.json")
+        wrong = [] if note.pop("note") == sha256_json(note) else ["heads.json"]
+        wrong += [name for name, digest in note["sha256"].items() if not _same(folder / name, digest)]
     except (ValueError, KeyError, TypeError, AttributeError):  # the note itself is damaged
         wrong = ["heads.json"]
     if wrong:

@@ -13,7 +13,7 @@ import numpy as np
 
 from bgetune.config import Head
 from bgetune.encoder import Encoder
-from bgetune.files import read_json, sha256_file, write_json
+from bgetune.files import read_json, sha256_file, sha256_json, write_json
 from bgetune.index.multi_vector import TokenMatrix
 from bgetune.index.sparse import SparseMatrix
 from bgetune.representations import Representations
@@ -201,4 +201,5 @@ class Writer:
                 np.save(folder / "multi_vectors.npy", self._multi)
             heads["multi_vector"] = {}
         sums = {path.name: sha256_file(path) for path in sorted(folder.glob("*.npy"))}
-        write_json(folder / "heads.json", {**heads, "texts": len(self._sparse_lengths), "sha256": sums})
+        note = {**heads, "texts": len(self._sparse_lengths), "sha256": sums}
+        write_json(folder / "heads.json", {**note, "note": sha256_json(note)})

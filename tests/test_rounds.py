@@ -227,7 +227,7 @@ def before(tmp_path: Path) -> tuple[Run, Corpus]:
             for query_id, query, (rows, sources) in zip(QUERIES.ids, QUERIES.texts, negatives, strict=True)
         ],
     )  # fmt: skip
-    write_ranks(run.examples.parent / "ranks.npz", windows_of(BEFORE))
+    write_ranks(run.examples.parent / "ranks.npz", windows_of(BEFORE), 100)
     return run, Corpus.open(source, tmp_path)
 
 

@@ -84,7 +84,7 @@ def _search(config: JobConfig, run: Run) -> None:
             stats = {**stats_of(examples, chosen.dropped, settings), "queries_changed": changed}
             write_json(partial / "stats.json", stats)
             write_page(partial / "audit.html", facts)
-            write_ranks(partial / "ranks.npz", windows)
+            write_ranks(partial / "ranks.npz", windows, settings.rank_last)
         print_summary(facts)
         log.info("mine: the audit is in %s", run.examples.parent / "audit.html")
     wait_for_all()  # others may still be reading

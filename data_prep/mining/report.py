@@ -101,11 +101,11 @@ def best_ranks(windows: Windows, source: Signal) -> np.ndarray:
     return np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, 0)
 
 
-def write_ranks(path: Path, windows: Windows) -> None:
+def write_ranks(path: Path, windows: Windows, rank_last: int) -> None:
     """The rows of each source's window, for the next round; half the size where they are few enough."""
     rankings = windows.rankings.items()
     few = all(rows.max(initial=0) < 2**31 for _, (_, rows) in rankings)
-    kept = {source: rows.astype(np.int32 if few else np.int64) for source, (_, rows) in rankings}
+    kept = {source: rows[:, :rank_last].astype(np.int32 if few else np.int64) for source, (_, rows) in rankings}
     with open(path, "wb") as file:
         np.savez(file, **kept)  # type: ignore[arg-type]
 

@@ -24,7 +24,7 @@ def settle_with_round_before(before: Run, windows: Windows, chosen: Chosen, quer
         same = np.ones(len(queries), dtype=bool)
         for source, (_, rows) in windows.rankings.items():
             # a source that the model before could not serve is new to every query
-            same &= (ranks[source] == rows).all(axis=1) if source in ranks else False
+            same &= _same_rows(ranks[source], rows) if source in ranks else False
     examples = {example.query_id: example for example in read_examples(before.examples)}
     changed = 0
     for i, query_id in enumerate(queries.ids):
@@ -35,6 +35,11 @@ def settle_with_round_before(before: Run, windows: Windows, chosen: Chosen, quer
             chosen.negatives[i] = [_in_window(i, *found, windows) for found in zip(old, sources, strict=True)]
         changed += sorted(old) != sorted(candidate.row for candidate in chosen.negatives[i])
     return changed
+
+
+def _same_rows(window: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Which queries have the same passages at the same ranks of the window; deeper ranks are the audit's alone."""
+    return (window == rows[:, : window.shape[1]]).all(axis=1)
 
 
 def _in_window(i: int, row: int, source: str, windows: Windows) -> Candidate:

@@ -19,7 +19,7 @@ def trained_heads(encoder: Encoder) -> tuple[Head, ...]:
 
 
 def usable(settings: MineConfig, heads: tuple[Head, ...], more_rounds: bool) -> MineConfig:
-    """The settings without the sources that the model cannot serve yet, where a later round will; else as they are.
+    """The settings, sources by name, without those that the model cannot serve yet and a later round will.
 
     Args:
         heads: the model's, with weights.
@@ -41,7 +41,8 @@ def usable(settings: MineConfig, heads: tuple[Head, ...], more_rounds: bool) -> 
         raise UserError(
             f"{option}: {signal}: needs {needs}; use dense or bm25, or a model that has been trained for it"
         )
-    return settings
+    # results do not depend on the order in which sources are written
+    return replace(settings, sources=dict(sorted(settings.sources.items())))
 
 
 def _serves(signal: str, heads: tuple[Head, ...]) -> bool:
