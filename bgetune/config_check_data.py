@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bgetune.config_data import DataConfig, MineConfig, SourceConfig, SynthesizeConfig, TeacherConfig
-from bgetune.errors import UserError
+from bgetune.config_data import SIGNALS, DataConfig, MineConfig, SourceConfig, SynthesizeConfig, TeacherConfig
+from bgetune.errors import UserError, did_you_mean
 
 
 def require(holds: bool, option: str, value: object, rule: str) -> None:
@@ -42,7 +42,12 @@ def check_data(data: DataConfig) -> None:
 
 
 def _check_source(option: str, source: SourceConfig) -> None:
-    require(source.kind == "harvest" or bool(source.path), f"{option}.path", source.path, "name the file or folder")
+    require(
+        source.kind == "harvest" or bool(source.path),
+        f"{option}.path",
+        source.path,
+        "name the file or folder; a job is named with --config",
+    )
     for share in ("dev_share", "test_share"):
         value = getattr(source, share)
         require(0 < value < 0.5, f"{option}.{share}", value, "use a share between 0 and 0.5")
@@ -110,6 +115,10 @@ def check_mine(mine: MineConfig) -> None:
     near = mine.near_duplicate
     require(near is None or 0 < near <= 1, "mine.near_duplicate", near, "use a share above 0, at most 1, or null")
     require(bool(mine.sources), "mine.sources", mine.sources, "name a signal, such as dense: 1")
+    for name in (*mine.sources, *mine.agreement):
+        if name not in SIGNALS:
+            hint = did_you_mean(name, SIGNALS) or f"; known: {', '.join(SIGNALS)}"
+            raise UserError(f"mine.sources: unknown signal {name!r}{hint}")
     for source, share in mine.sources.items():
         require(share > 0, f"mine.sources.{source}", share, "use a share above 0, or leave the source out")
     pair = mine.agreement

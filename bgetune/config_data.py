@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 Builder = Literal["question_answer", "title_body", "heading_section", "faq", "paraphrase", "excerpts", "docstring_code"]
 Leakage = Literal["error", "drop", "warn"]
 Signal = Literal["dense", "sparse", "multi_vector", "bm25", "hybrid", "random"]
+SIGNALS: tuple[Signal, ...] = get_args(Signal)
 
 
 @dataclass(frozen=True)

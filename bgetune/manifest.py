@@ -78,6 +78,11 @@ def holds(stage: Stage, config: JobConfig, run: Run, made_from: dict[str, Any] |
     return manifest["outputs"] == {_name_in(run, p): sha256_tree(p) for p in stage.outputs(config, run)}
 
 
+def finished(stage: Stage, run: Run) -> bool:
+    """Whether the stage came to its end once, whatever has changed since."""
+    return _manifest(stage, run).is_file()
+
+
 def begin(stage: Stage, run: Run, made_from: dict[str, Any], afresh: bool) -> None:
     """Note what the work is made from; a stage that goes on from where it was compares this with its own note.
 

@@ -16,7 +16,7 @@ import jsonargparse
 from bgetune.config import JobConfig
 from bgetune.config_io import parse_job
 from bgetune.errors import UserError, exit_code
-from bgetune.manifest import begin, fingerprint, holds, seal
+from bgetune.manifest import begin, fingerprint, finished, holds, seal
 from bgetune.run import Run, is_main_process, open_run
 from bgetune.stages import Stage, plan, stage_named
 
@@ -40,7 +40,7 @@ def run_stage(
         description = f"{stage.name}: {stage.what}."
         options = _add_round if stage.in_rounds else add_run_options
         config, own = parse_job(words, prog or f"python -m {' '.join(stage.command)}", description, options)
-        number = _round(own.get("round"), config)
+        number = _round(own.get("round"), stage, config)
         if not is_main_process():
             # decides as rank 0 does: a manifest that holds stays as it is; and leaves the telling to it
             log.setLevel(logging.ERROR)
@@ -64,14 +64,17 @@ def run_stage(
 
 def _add_round(parser: jsonargparse.ArgumentParser) -> None:
     add_run_options(parser)
-    parser.add_argument("--round", type=int, help="Which of `adapt.rounds`; the last one when absent.")
+    parser.add_argument("--round", type=int, help="Which of `adapt.rounds`; when absent the first that is not done.")
 
 
-def _round(asked: int | None, config: JobConfig) -> int:
-    number = config.adapt.rounds if asked is None else asked
-    if not 1 <= number <= config.adapt.rounds:
-        raise UserError(f"--round: {number} will not do; adapt.rounds is {config.adapt.rounds}")
-    return number
+def _round(asked: int | None, stage: Stage, config: JobConfig) -> int:
+    last = config.adapt.rounds
+    if asked is not None and not 1 <= asked <= last:
+        raise UserError(f"--round: {asked} will not do; rounds count from 1, and adapt.rounds is {last}")
+    if asked is not None or not stage.in_rounds:
+        return asked or last
+    done = (finished(stage, Run(Path(config.output), number)) for number in range(1, last + 1))
+    return next((number for number, is_done in enumerate(done, start=1) if not is_done), last)
 
 
 def _refuse_missing_inputs(stage: Stage, config: JobConfig, run: Run) -> None:

@@ -46,7 +46,7 @@ def _sets(config: JobConfig) -> list[str]:
 def _of_round_before(run: Run) -> list[Path]:
     """The model that mines, and the ranks that decide whose negatives stay."""
     before = run.round_before
-    return [] if before is None else [before.best, before.examples.parent]
+    return [] if before is None else [before.examples.parent, before.best]
 
 
 def _prepares_with_model(config: JobConfig) -> bool:

@@ -171,16 +171,21 @@ def test_a_second_run_skips_every_stage(adapted: Job, caplog: pytest.LogCaptureF
 def test_a_round_that_is_not_there_is_refused(adapted: Job, capsys: pytest.CaptureFixture[str]) -> None:
     for number in ("3", "0", "-1"):
         assert data_prep(["mine", *adapted.words, "--round", number]) == 2
-        assert jobs.only_error(capsys) == f"error: --round: {number} will not do; adapt.rounds is 2"
+        assert (
+            jobs.only_error(capsys)
+            == f"error: --round: {number} will not do; rounds count from 1, and adapt.rounds is 2"
+        )
     assert train([*adapted.words, "--round", "3"]) == 2
-    assert jobs.only_error(capsys) == "error: --round: 3 will not do; adapt.rounds is 2"
+    assert jobs.only_error(capsys) == "error: --round: 3 will not do; rounds count from 1, and adapt.rounds is 2"
 
 
 def test_a_round_whose_round_before_is_missing_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = jobs.prepared(tmp_path, adapt={"rounds": 2})
     assert data_prep(["mine", *job.words, "--round", "2"]) == 2
-    assert "run the stage `train --round 1` first" in jobs.only_error(capsys)
-    assert data_prep(["mine", *job.words]) == 2, "without --round: the last one"
+    assert "run the stage `mine --round 1` first" in jobs.only_error(capsys)
+    assert data_prep(["mine", *job.words]) == 0, "without --round: the first that is not done"
+    assert job.run.examples.is_file()
+    assert data_prep(["mine", *job.words]) == 2
     assert "run the stage `train --round 1` first" in jobs.only_error(capsys)
 
 
