@@ -9,8 +9,8 @@ from typing import Any
 
 from bgetune.config import JobConfig, ModelConfig
 from bgetune.config_io import flatten, to_dict
-from bgetune.files import read_json, sha256_file, sha256_json, sha256_tree, write_json
-from bgetune.models import model_folder
+from bgetune.files import read_json, sha256_file, sha256_tree, write_json
+from bgetune.models import model_files_hash, model_folder
 from bgetune.run import Run
 from bgetune.stages import ENCODING, Stage
 
@@ -30,9 +30,9 @@ def fingerprint(stage: Stage, config: JobConfig, run: Run) -> dict[str, Any]:
         made_from["harvested"] = _harvested_versions(config)
     if stage.name == "mine" and config.mine.teacher.kind == "cross_encoder":
         teacher = ModelConfig(name_or_path=config.mine.teacher.name_or_path)
-        made_from["teacher"] = _model_files_hash(model_folder(teacher, "mine.teacher.name_or_path"))
+        made_from["teacher"] = model_files_hash(model_folder(teacher, "mine.teacher.name_or_path"))
     if stage.uses_model(config):
-        made_from["base_model"] = _model_files_hash(model_folder(config.model))
+        made_from["base_model"] = model_files_hash(model_folder(config.model))
     return made_from
 
 
@@ -45,13 +45,6 @@ def _harvested_versions(config: JobConfig) -> dict[str, str]:
         name: ",".join(f"{owner} {version(owner)}" for owner in sorted(set(owners.get(name, [])))) for name in names
     }
     return {**found, "stdlib": sys.version.split()[0]} if names else {}
-
-
-def _model_files_hash(folder: Path) -> str:
-    """Hash of everything in a model's folder that decides a vector: weights, configuration, tokenizer, modules."""
-    kinds = (".json", ".txt", ".model", ".py", ".safetensors", ".bin", ".pt")
-    files = sorted(path for path in folder.rglob("*") if path.suffix in kinds and path.is_file())
-    return sha256_json([[str(path.relative_to(folder)), sha256_file(path)] for path in files])
 
 
 def weights_files_hash(folder: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bgetune.config import ModelConfig
 from bgetune.errors import UserError
-from bgetune.files import sha256_file
+from bgetune.files import sha256_file, sha256_json
 
 # What a model folder is read from; leaves out ONNX, OpenVINO, TensorFlow and pictures, which double a download.
 _WANTED = ("*.json", "*.safetensors", "*.bin", "*.pt", "*.txt", "*.model", "*.py", "1_Pooling/*", "2_Normalize/*")
@@ -113,3 +113,10 @@ def _hub_folder(name: str, revision: str | None) -> Path:
             f"model.name_or_path: {name!r} is no folder here, and the Hugging Face Hub cannot be reached{offline}; "
             f"run `hf download {name} --local-dir DIR` where there is a network, copy DIR here and name it instead"
         ) from None
+
+
+def model_files_hash(folder: Path) -> str:
+    """Hash of all in a model's folder that decides a vector or a score: weights, configuration, tokenizer, modules."""
+    kinds = (".json", ".txt", ".model", ".py", ".safetensors", ".bin", ".pt")
+    files = sorted(path for path in folder.rglob("*") if path.suffix in kinds and path.is_file())
+    return sha256_json([[str(path.relative_to(folder)), sha256_file(path)] for path in files])

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-import torch.distributed as dist
-
 # One process may have hours of work left when another has done its share.
 _LONGEST_WAIT = timedelta(days=7)
 
@@ -26,6 +24,8 @@ def world_size() -> int:
 @contextmanager
 def together() -> Iterator[None]:
     """Within it `wait_for_all` works. Nothing happens where there is one process, or where they are joined already."""
+    import torch.distributed as dist  # takes seconds, and most programs only ask for their rank
+
     if world_size() == 1 or dist.is_initialized():
         yield
         return
@@ -38,5 +38,7 @@ def together() -> Iterator[None]:
 
 def wait_for_all() -> None:
     """Come back when every process has come here."""
+    import torch.distributed as dist
+
     if dist.is_available() and dist.is_initialized():
         dist.barrier()

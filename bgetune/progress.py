@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 
 from tqdm import tqdm
+
+from bgetune.processes import rank
 
 
 class BarHandler(logging.Handler):
@@ -25,7 +26,7 @@ def progress(total: int, label: str, unit: str, initial: int = 0) -> tqdm:
         unit_scale=total >= 10_000,
         initial=initial,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
-        disable=os.environ.get("RANK", "0") != "0",  # of a launch with several processes, the first one tells
+        disable=rank() != 0,  # of a launch with several processes, the first one tells
         leave=None,  # a bar inside another goes when it is done
         dynamic_ncols=True,
     )

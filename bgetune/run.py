@@ -194,8 +194,3 @@ def _take(file: IO[str], run: Run) -> None:
                 owner = file.read().strip()
                 raise UserError(f"output: a job is running in {run.root} already (process {owner})") from None
             time.sleep(0.1)
-
-
-def is_main_process() -> bool:
-    """Whether this is rank 0 of its launch, as torchrun and accelerate say in the environment."""
-    return int(os.environ.get("RANK", "0")) == 0

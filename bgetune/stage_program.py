@@ -17,7 +17,8 @@ from bgetune.config import JobConfig
 from bgetune.config_io import parse_job
 from bgetune.errors import UserError, exit_code
 from bgetune.manifest import begin, fingerprint, finished, holds, seal
-from bgetune.run import Run, is_main_process, open_run
+from bgetune.processes import rank
+from bgetune.run import Run, open_run
 from bgetune.stages import Stage, plan, stage_named
 
 log = logging.getLogger("bgetune")
@@ -41,7 +42,7 @@ def run_stage(
         options = _add_round if stage.in_rounds else add_run_options
         config, own = parse_job(words, prog or f"python -m {' '.join(stage.command)}", description, options)
         number = _round(own.get("round"), stage, config)
-        if not is_main_process():
+        if rank() != 0:
             # decides as rank 0 does: a manifest that holds stays as it is; and leaves the telling to it
             log.setLevel(logging.ERROR)
             run = Run(Path(config.output), number)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from bgetune.data import Qrels, RetrievalSet, Texts
 from bgetune.errors import UserError
 
+from .clean.clusters import Clusters
 from .clean.near import connected
 
 _NEAR = 0.8
@@ -126,24 +127,18 @@ def _links(ids: Sequence[str], texts: Sequence[str], qrels: Qrels) -> list[list[
 
 
 def _connected(ids: Iterable[str], links: Iterable[Sequence[str]]) -> list[list[str]]:
-    """Union-find: the groups that the links make of the ids, each sorted.
+    """The groups that the links make of the ids, each sorted.
 
     >>> _connected(["a", "b", "c", "d"], [["a", "c"], ["c", "d"]])
     [['a', 'c', 'd'], ['b']]
     """
-    parent = {item: item for item in ids}
-
-    def root(item: str) -> str:
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
+    items = sorted(set(ids))
+    number = {item: i for i, item in enumerate(items)}
+    clusters = Clusters(len(items))
     for link in links:
         for other in link[1:]:
-            first, second = sorted((root(link[0]), root(other)))
-            parent[second] = first
-    groups: dict[str, list[str]] = {}
-    for item in sorted(parent):
-        groups.setdefault(root(item), []).append(item)
+            clusters.join(number[link[0]], number[other])
+    groups: dict[int, list[str]] = {}
+    for item, first in zip(items, clusters.firsts().tolist(), strict=True):
+        groups.setdefault(first, []).append(item)
     return list(groups.values())

@@ -22,7 +22,7 @@ from bgetune.search import Ranking
 from ..neardup import words_of
 from .select import TEACHER, Candidate, Doubts, Query, filter_candidates, quotas, sample, score_limit
 from .signals import Signals
-from .teacher import above_teacher_limit
+from .teacher import above_teacher_limit, filters
 
 Score = Callable[[np.ndarray], np.ndarray]
 """Teacher scores float32 [Q, C] of each query's own passages, rows int64 [Q, C] with -1 for an empty place."""
@@ -86,9 +86,8 @@ def padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
 
 def choose(windows: Windows, queries: Texts, corpus: Corpus, settings: MineConfig, teacher: Score | None) -> Chosen:
     """Each query's negatives, by the quotas of the sources."""
-    filters = settings.teacher.max_share_of_positive is not None or settings.teacher.margin is not None
     chosen = Chosen([], {source: Counter() for source in settings.sources})
-    if teacher is None or not filters:
+    if teacher is None or not filters(settings.teacher):
         for i in _with_bar(queries):
             found = _survivors(i, windows, queries, corpus, settings, chosen)
             chosen.negatives.append(_sampled(found, queries.ids[i], corpus, settings))

@@ -57,10 +57,11 @@ def mine(config: JobConfig, run: Run) -> None:
 
 def _search(config: JobConfig, run: Run) -> None:
     folder, settings = run.data(config.data.name), config.mine
-    if rank() == 0:
-        Corpus.open(folder / "corpus.jsonl", run.vectors)
-    wait_for_all()
+    if rank() != 0:
+        wait_for_all()  # the first one notes where lines begin
     corpus = Corpus.open(folder / "corpus.jsonl", run.vectors)
+    if rank() == 0:
+        wait_for_all()
     if settings.rank_last > len(corpus):
         raise UserError(
             f"mine.rank_last: {settings.rank_last} is more than the {len(corpus)} passages of {corpus.source}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bgetune.config import JobConfig
-from bgetune.config_data import Signal
+from bgetune.config_data import Signal, TeacherConfig
 from bgetune.corpus import Corpus
 from bgetune.data import Texts
 from bgetune.examples import Example
@@ -27,6 +27,7 @@ from ..audit.facts import (
     suspects,
 )
 from .choose import Chosen, Windows
+from .teacher import filters
 
 _EXAMPLES, _LISTED = 20, 50
 
@@ -50,7 +51,7 @@ def audit_of(
     depth = max((rows.shape[1] for _, rows in windows.rankings.values()), default=0)
     negatives = [candidate for found in chosen.negatives for candidate in found]
     by_source = {source: [c for c in negatives if c.source == source] for source in settings.sources}
-    teacher = _teacher_scores(settings.teacher.kind, windows, chosen, _filters(config)) if chosen.teacher else None
+    teacher = _teacher_scores(settings.teacher, windows, chosen) if chosen.teacher else None
     missed = missed_queries(ranks, depth)[:_LISTED]
     few = [
         TooFew(queries.ids[i], queries.texts[i], len(found))
@@ -114,17 +115,13 @@ def _known(scores: np.ndarray) -> np.ndarray:
     return scores[np.isfinite(scores)].astype(np.float32)
 
 
-def _filters(config: JobConfig) -> bool:
-    return config.mine.teacher.max_share_of_positive is not None or config.mine.teacher.margin is not None
-
-
-def _teacher_scores(name: str, windows: Windows, chosen: Chosen, filtered: bool) -> TeacherScores:
+def _teacher_scores(settings: TeacherConfig, windows: Windows, chosen: Chosen) -> TeacherScores:
     positives, negatives = [], []
     for i, scores in enumerate(chosen.teacher):
         positives.append(np.array([scores[int(row)] for row in windows.positives[i] if row >= 0]))
         negatives.append(np.array([scores[candidate.row] for candidate in chosen.negatives[i]]))
-    judge = {"cross_encoder": "the cross-encoder", "hybrid": "the model's own hybrid score"}[name]
-    return TeacherScores(judge, positives, negatives, filtered)
+    judge = {"cross_encoder": "the cross-encoder", "hybrid": "the model's own hybrid score"}
+    return TeacherScores(judge[settings.kind], positives, negatives, filters(settings))
 
 
 def _example(example: Example, taught: bool) -> AuditExample:

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from bgetune.config import ModelConfig
 from bgetune.config_data import MineConfig, TeacherConfig
 from bgetune.errors import UserError
-from bgetune.files import sha256_file, sha256_json
-from bgetune.models import model_folder
+from bgetune.files import sha256_json
+from bgetune.models import model_files_hash, model_folder
 
 from .select import score_limit
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 Pairs = Sequence[tuple[str, str]]
 """Texts of query and passage."""
 
-_MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin", ".pt")
 _BROKEN_WEIGHTS = (SafetensorError, pickle.UnpicklingError)
 # FlagEmbedding gives a query up to three quarters of a pair, and three or four tokens are special.
 _SHORTEST_PAIR = 20
@@ -53,10 +52,9 @@ class CrossEncoderScorer:
     def key(self) -> str:
         """Hash of all that decides a score besides the texts; the filters are no part of it."""
         settings = self.settings
-        files = sorted(p for p in self.folder.rglob("*") if p.suffix in _MODEL_FILES and p.is_file())
         return sha256_json(
             {
-                "files": [[str(path.relative_to(self.folder)), sha256_file(path)] for path in files],
+                "files": model_files_hash(self.folder),
                 "versions": {name: version(name) for name in (settings.library, "torch", "transformers")},
                 "max_length": settings.max_length,
                 "batch_size": settings.batch_size,
@@ -173,6 +171,11 @@ def _flag_embedding(folder: Path, settings: TeacherConfig, device: torch.device)
             return reranker.compute_score(pairs)
 
     return score
+
+
+def filters(settings: TeacherConfig) -> bool:
+    """Whether the teacher takes part in the choice, and not only scores what was chosen."""
+    return settings.max_share_of_positive is not None or settings.margin is not None
 
 
 def above_teacher_limit(

@@ -13,6 +13,7 @@ from bgetune.errors import UserError
 from bgetune.files import sha256_json
 from bgetune.run import Run
 
+from ..split import origins
 from .generate import synthesize
 from .merge import chosen_rows, with_synthetic
 from .round_trip import keep_found
@@ -29,8 +30,9 @@ def add_synthetic(data: RetrievalSet, config: JobConfig, run: Run) -> RetrievalS
         UserError: see `synthesize`; no query was found again.
     """
     settings = config.synthesize
-    measured = _measured(data, config.data.domain.split_by)
-    rows = [row for row in chosen_rows(data, settings) if not measured.intersection(_places(data.corpus, row))]
+    split_by = config.data.domain.split_by
+    measured = _measured(data, split_by)
+    rows = [row for row in chosen_rows(data, settings) if measured.isdisjoint(_places(data.corpus, row, split_by))]
     generated = synthesize(data.corpus.take(rows), settings, run.root / "synthesized")
     if settings.round_trip_rank is not None:
         generated = _found_again(data.corpus, rows, generated, settings.round_trip_rank, config, run)
@@ -51,18 +53,11 @@ def _measured(data: RetrievalSet, split_by: str) -> set[str]:
     row_of = {passage_id: row for row, passage_id in enumerate(data.corpus.ids)}
     judged = [passages for split in ("dev", "test") for passages in data.qrels.get(split, {}).values()]
     rows = {row_of[passage_id] for passages in judged for passage_id in passages}
-    return {f"{split_by}:{place}" for row in rows for place in _values(data.corpus, row, split_by)}
+    return {place for row in rows for place in _places(data.corpus, row, split_by)}
 
 
-def _places(corpus: Texts, row: int) -> set[str]:
-    return {f"{key}:{value}" for key in ("document", "group") for value in _values(corpus, row, key)}
-
-
-def _values(corpus: Texts, row: int, key: str) -> list[str]:
-    """What a passage's metadata say of its document or group; one that was merged may have several documents."""
-    known = corpus.metadata[row] if corpus.metadata else {}
-    values = [known.get(key), *(known.get("documents", []) if key == "document" else [])]
-    return [str(value) for value in values if value is not None]
+def _places(corpus: Texts, row: int, split_by: str) -> list[str]:
+    return origins(corpus.metadata[row], split_by) if corpus.metadata and split_by != "query" else []
 
 
 def _found_again(
