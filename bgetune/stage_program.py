@@ -18,7 +18,7 @@ from bgetune.config_io import parse_job
 from bgetune.errors import UserError, exit_code
 from bgetune.manifest import begin, fingerprint, finished, holds, seal
 from bgetune.processes import rank
-from bgetune.run import Run, open_run
+from bgetune.run import LOCK_HELD, Run, open_run
 from bgetune.stages import Stage, plan, stage_named
 
 log = logging.getLogger("bgetune")
@@ -35,7 +35,7 @@ def run_stage(
     """The main program of a stage: parse, lock, skip if the work holds, do it, write the manifest."""
     stage = stage_named(name)
 
-    def program() -> None:
+    def program() -> int | None:
         _end_with_parent()
         words = list(sys.argv[1:] if argv is None else argv)
         description = f"{stage.name}: {stage.what}."
@@ -48,19 +48,29 @@ def run_stage(
             run = Run(Path(config.output), number)
             if stage.on_every_rank and (own["force"] or not holds(stage, config, run)):
                 body(config, run)
-            return
+            return None
         with open_run(config, own["update"]) as opened:
             run = replace(opened, round=number)
             _refuse_missing_inputs(stage, config, run)
+            _warn_of_changes_before(stage, config, run)
             made_from = fingerprint(stage, config, run)
             if not own["force"] and holds(stage, config, run, made_from):
                 log.info("%s: still holds, skipped (--force does it again)", name)
-                return
-            begin(stage, run, made_from, own["force"])
-            body(config, run)
-            seal(stage, config, run, made_from)
+            else:
+                begin(stage, run, made_from, own["force"])
+                body(config, run)
+                seal(stage, config, run, made_from)
+            return keeps_limits(stage, run)
 
     return exit_code(program)
+
+
+def keeps_limits(stage: Stage, run: Run) -> int:
+    """Say which of the job's own limits are broken; the exit code, 1 where one is."""
+    broken = stage.broken(run)
+    for sentence in broken:
+        log.error("failed: %s", sentence)
+    return 1 if broken else 0
 
 
 def _add_round(parser: jsonargparse.ArgumentParser) -> None:
@@ -85,6 +95,28 @@ def _refuse_missing_inputs(stage: Stage, config: JobConfig, run: Run) -> None:
             raise UserError(f"{path}: missing; run the stage `{maker}` first, or `bgetune adapt` for all of them")
 
 
+def _warn_of_changes_before(stage: Stage, config: JobConfig, run: Run) -> None:
+    """Say which earlier stage's work no longer holds, where `adapt` does not see to that: this one builds on it."""
+    steps = plan(config)
+    if os.environ.get(LOCK_HELD) == str(run.root.resolve()) or (stage, run.round) not in steps:
+        return
+    changed = []
+    for earlier, number in steps[: steps.index((stage, run.round))]:
+        at = replace(run, round=number)
+        try:
+            if finished(earlier, at) and not holds(earlier, config, at):
+                changed.append(f"`{_named(earlier, number, config)}`")
+        except UserError:  # a model that is not here any more: what was made of it may well hold
+            continue
+    if changed:
+        log.warning(
+            "%s: the configuration, the inputs or the output of %s changed after it was done, and this stage builds on "
+            "what is there; run it again first, or `bgetune adapt` for all",
+            stage.name,
+            " and ".join(changed),
+        )
+
+
 PARENT_PIPE = "BGETUNE_PARENT_PIPE"
 """Environment: number of a pipe that closes when the process that started this one ends."""
 
@@ -106,5 +138,10 @@ def _maker_of(path: Path, config: JobConfig, run: Run) -> str:
     for stage, number in plan(config):
         outputs = stage.outputs(config, replace(run, round=number))
         if any(path == out or out in path.parents for out in outputs):
-            return f"{stage.name} --round {number}" if stage.in_rounds and config.adapt.rounds > 1 else stage.name
+            return _named(stage, number, config)
     raise AssertionError(f"no stage makes {path}")
+
+
+def _named(stage: Stage, number: int, config: JobConfig) -> str:
+    """As one starts it: `mine --round 2`, `prepare`."""
+    return f"{stage.name} --round {number}" if stage.in_rounds and config.adapt.rounds > 1 else stage.name

@@ -1,4 +1,4 @@
-"""`python -m data_prep harvest | prepare | mine | validate`: raw text to training examples."""
+"""`bgetune data-prep harvest | prepare | mine | validate`: raw text to training examples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bgetune.stage_program import run_stage
 
 log = logging.getLogger("bgetune")
 
-HELP = """usage: python -m data_prep COMMAND ...
+_HELP = """usage: CALLED COMMAND ...
 
 Raw text to training examples.
 
@@ -29,9 +29,9 @@ Raw text to training examples.
   prepare --config FILE                              stage 1 of a job: read documents, pairs or sets, have queries
                                                      written where there are none, clean, split, check for leakage
   mine --config FILE [--round N]                     stage 2 of a job: find hard negatives, and an audit to read;
-                                                     torchrun --nproc_per_node N -m data_prep mine: several processes
+                                                     torchrun --nproc_per_node N -m PACKAGE mine: several processes
 
-`python -m data_prep COMMAND --help` shows a command's options. A BEIR folder holds corpus.jsonl (_id, title, text),
+`CALLED COMMAND --help` shows a command's options. A BEIR folder holds corpus.jsonl (_id, title, text),
 queries.jsonl (_id, text) and qrels/{train,dev,test}.tsv (query-id, corpus-id, score). See configs/ for jobs, and
 docs/data_prep.md for what can be chosen.
 """
@@ -56,11 +56,11 @@ def _mine(config: JobConfig, run: Run) -> None:
     mine(config, run)
 
 
-def _harvest(argv: Sequence[str]) -> None:
+def _harvest(argv: Sequence[str], called: str) -> None:
     from .harvest import harvest
     from .prepare import describe
 
-    parser = _Parser(prog="python -m data_prep harvest", description="Installed code as a BEIR folder.")
+    parser = _Parser(prog=f"{called} harvest", description="Installed code as a BEIR folder.")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument("--packages", nargs="+", default=["stdlib"], help="`stdlib` (default) or installed packages")
     parser.add_argument("--max-pairs", type=int, help="keep at most this many functions (the first by hash)")
@@ -88,10 +88,10 @@ def _refuse_foreign_files(folder: Path) -> None:
         raise UserError(f"--out: {folder} holds files that are not a retrieval set's; choose a new or empty folder")
 
 
-def _validate(argv: Sequence[str]) -> int:
+def _validate(argv: Sequence[str], called: str) -> int:
     from .validate import KINDS, validate
 
-    parser = _Parser(prog="python -m data_prep validate", description="Name everything that is wrong, or count.")
+    parser = _Parser(prog=f"{called} validate", description="Name everything that is wrong, or count.")
     parser.add_argument("path", type=Path, help="a BEIR folder or one of its files, a training JSONL, documents, a job")
     parser.add_argument(
         "--kind", choices=sorted(KINDS), help="what it is, where that cannot be told from its first line"
@@ -101,20 +101,25 @@ def _validate(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code (0 good, 2 the user's mistake)."""
+    """Run one command; returns its exit code (0 good, 2 the user's mistake).
+
+    Args:
+        argv: the words after `bgetune data-prep`; None: those after `python -m data_prep`.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
+    called = f"python -m {__package__}" if argv is None else "bgetune data-prep"
     commands: dict[str, Callable[[list[str]], int]] = {
-        "harvest": lambda rest: exit_code(lambda: _harvest(rest)),
-        "prepare": lambda rest: run_stage("prepare", _prepare, rest, prog="python -m data_prep prepare"),
-        "mine": lambda rest: run_stage("mine", _mine, rest, prog="python -m data_prep mine"),
-        "validate": lambda rest: exit_code(lambda: _validate(rest)),
+        "harvest": lambda rest: exit_code(lambda: _harvest(rest, called)),
+        "prepare": lambda rest: run_stage("prepare", _prepare, rest, prog=f"{called} prepare"),
+        "mine": lambda rest: run_stage("mine", _mine, rest, prog=f"{called} mine"),
+        "validate": lambda rest: exit_code(lambda: _validate(rest, called)),
     }
     if not words or words[0] in ("-h", "--help"):
-        print(HELP, end="")
+        print(_HELP.replace("CALLED", called).replace("PACKAGE", __package__ or "data_prep"), end="")
         return 0 if words else 2
     if words[0] not in commands:
         hint = did_you_mean(words[0], commands) or f"; choose one of {', '.join(commands)}"
-        print(f"error: unknown command {words[0]!r}{hint}", file=sys.stderr)
+        print(f"error: {called}: unknown command {words[0]!r}{hint}", file=sys.stderr)
         return 2
     return commands[words[0]](words[1:])
 

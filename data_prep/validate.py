@@ -10,22 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bgetune.config_data import SourceConfig
 from bgetune.data import SPLITS, judgement_lines, judgement_problems, metadata_at, read_retrieval_set, read_texts
 from bgetune.errors import UserError
 from bgetune.examples import Example, parse_example, read_examples
 from bgetune.files import json_object
 from bgetune.progress import progress
 
-from .documents.read import files_of, read_file
+from .validate_documents import bad_files, counts_of_documents
+from .validate_job import job_problems
 
 SHOWN = 20
 _BAR_FROM = 50_000_000
 """Bytes of a file; smaller ones take a second or two."""
 _SNIFFED = 1 << 20
 """Characters of a line that are looked at to tell the kind of a file."""
-_SOURCE = "data.domain"
-"""The option in messages about documents: what a job would call them."""
 
 
 @dataclass(frozen=True)
@@ -183,40 +181,8 @@ def _counts_of_qrels(path: Path) -> str:
     return "\n".join(lines)
 
 
-def _bad_job(path: Path) -> Iterator[str]:
-    from bgetune.config_io import load_job  # jsonargparse takes half a second
-
-    try:
-        load_job(path)
-    except UserError as error:
-        line = str(error)
-        yield line if line.startswith(str(path)) else f"{path}: {line}"
-
-
 def _told_of_job(path: Path) -> str:
-    return f"{path}: a good configuration of a job"
-
-
-def _documents_source(path: Path) -> SourceConfig:
-    return SourceConfig(kind="documents", path=str(path))
-
-
-def _counts_of_documents(path: Path) -> str:
-    source = _documents_source(path)
-    files = files_of(source, _SOURCE)
-    documents = [document for file in files for document in read_file(file, source, _SOURCE)]
-    sections = sum(len(document.sections) for document in documents)
-    return f"{path}: {len(files):,} files with {len(documents):,} documents of {sections:,} sections"
-
-
-def _bad_files(path: Path) -> Iterator[str]:
-    """What is wrong with each file that is wrong; of a table its first bad row."""
-    source = _documents_source(path)
-    for file in files_of(source, _SOURCE):
-        try:
-            read_file(file, source, _SOURCE)
-        except UserError as error:
-            yield str(error)
+    return f"{path}: a good configuration of a job, and the paths that it names are there"
 
 
 def _bad_lines_of_set(folder: Path) -> Iterator[str]:
@@ -291,7 +257,7 @@ KINDS = {
     "texts": _Kind(_bad_lines_of_texts, _counts_of_texts),
     "examples": _Kind(_bad_lines_of_examples, _counts_of_examples),
     "qrels": _Kind(_bad_lines_of_qrels, _counts_of_qrels),
-    "documents": _Kind(_bad_files, _counts_of_documents),
-    "job": _Kind(_bad_job, _told_of_job),
+    "documents": _Kind(bad_files, counts_of_documents),
+    "job": _Kind(job_problems, _told_of_job),
 }
 """By the names that --kind takes."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rich.console import Console
 
+from bgetune.html.markup import clip, passage, safe, within
+from bgetune.html.words import percent
 from data_prep.audit.draw import histogram_svg, make_bins, nice_step
 from data_prep.audit.facts import (
     AuditExample,
@@ -30,10 +31,10 @@ from data_prep.audit.facts import (
     suspects,
     wilson,
 )
-from data_prep.audit.markup import clip, passage, safe, within
 from data_prep.audit.page import page, write_page
 from data_prep.audit.terminal import print_summary
-from data_prep.audit.words import percent, remarks, verdict
+from data_prep.audit.words import remarks, verdict
+from tests.html_check import Checker
 
 NASTY = [
     "<script>alert(1)</script><b onmouseover='x()'>&amp;</b>",
@@ -45,7 +46,6 @@ NASTY = [
     "",
     "   ",
 ]
-VOID = {"meta", "br", "wbr", "path"}
 
 
 def f32(*values: float) -> np.ndarray:
@@ -70,7 +70,10 @@ def an_input(**changes: object) -> AuditInput:
         negative_scores={"dense": f32(0.5, 0.6, 0.8), "bm25": f32(4, float("nan"), 2), "random": f32(float("nan"))},
         negative_ranks={"dense": i64(3, 9, 20), "bm25": i64(2, 4, 8), "random": i64(0)},
         best_positive_rank={"dense": i64(1, 0, 150, 7), "bm25": i64(0, 4, 101, 2)},
-        dropped={"dense": {"known positive": 5, "score above the limit": 30}, "bm25": {"known positive": 15}},
+        dropped={
+            "dense": {"known positive": 5, "score above the limit of mine.margin (0.1)": 30},
+            "bm25": {"known positive": 15},
+        },
         teacher=teacher,
         false_negatives=suspects(teacher),
         examples=[
@@ -95,36 +98,6 @@ def an_input(**changes: object) -> AuditInput:
 
 def an_empty_input() -> AuditInput:
     return AuditInput("none", {}, 0, 0, 7, 100, {}, {}, {}, {})
-
-
-class Checker(HTMLParser):
-    """Every tag is closed in order; tags, attributes and text are kept."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data if not self.open or self.open[-1] != "style" else ""
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.tags if name == tag]
 
 
 def summary_of(facts: AuditInput) -> str:
@@ -435,7 +408,7 @@ def test_summary_is_plain_in_a_log_file():
     assert lines[0] == "demo: 7 negatives for 4 queries, 1.8 a query."
     assert any(re.fullmatch(r"\s+dense\s+3\s+42\.9 %\s+0\.600\s+9", line) for line in lines)
     assert any(re.fullmatch(r"\s+random\s+1\s+14\.3 %\s+-\s+-", line) for line in lines)
-    assert "dropped: score above the limit 30, known positive 20" in lines
+    assert "dropped: 30 score above the limit of mine.margin (0.1), 20 known positive" in lines
     assert sum(line.startswith("look: ") for line in lines) == 3
 
 

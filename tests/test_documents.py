@@ -142,7 +142,7 @@ def test_pdf(tmp_path):
         ("", "More text here.", 2),
         ("Care", "Clean it well.\nThe end of it.", 3),
     ]
-    assert data.queries.texts == ["Of pumps", "Care"]
+    assert data.queries.texts == ["Of pumps", "Of pumps: Care"]
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,10 @@ def test_pages_without_text_are_left_out_and_named(tmp_path, caplog):
 
 
 def test_what_is_too_short_is_counted(tmp_path, caplog):
-    write(tmp_path / "a.md", "## One\n\nToo short.\n\n## Two\n\nLong enough to be a passage.\n\n## Three\n\nNo.\n")
+    write(
+        tmp_path / "a.md",
+        "## Part one\n\nToo short.\n\n## Part two\n\nLong enough to be a passage.\n\n## Part three\n\nNo.\n",
+    )
     with caplog.at_level(logging.INFO):
         assert len(read(tmp_path, min_tokens=5).corpus) == 1
     assert [r.message for r in caplog.records] == [

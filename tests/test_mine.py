@@ -133,7 +133,25 @@ def test_too_few_negatives_are_counted(tmp_path):
     assert stats["negatives"] == sum(counts)
     assert stats["queries_with_too_few"] == sum(count < 5 for count in counts)
     assert stats["queries_by_number_of_negatives"] == {str(n): counts.count(n) for n in sorted(set(counts))}
-    assert stats["dropped"]["score above the limit"] > 0
+    assert stats["dropped"]["score above the limit of mine.max_share_of_positive (0.9)"] > 0
+
+
+def test_data_that_changed_since_prepare_are_warned_of(tmp_path, caplog):
+    job = jobs.write(tmp_path)
+    assert main(["prepare", *job.words]) == 0
+    assert main(["mine", *job.words]) == 0
+    said = "mine: the configuration, the inputs or the output of `prepare` changed after it was done"
+    assert not any("changed after it was done" in message for message in caplog.messages)
+    with open(tmp_path / "domain" / "corpus.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"_id": "new", "text": "a new passage"}\n')
+    before = stats_of(job)
+    assert main(["mine", *job.words, "--force"]) == 0
+    assert stats_of(job) == before
+    assert [message.startswith(said) for message in caplog.messages if "changed after" in message] == [True]
+    caplog.clear()
+    assert main(["prepare", *job.words]) == 0
+    assert main(["mine", *job.words]) == 0
+    assert not any("changed after it was done" in message for message in caplog.messages)
 
 
 def given_job(tmp_path, negatives: int, **mine: Any) -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -72,9 +73,31 @@ def test_an_ambiguous_heading_takes_the_ones_above_it(tmp_path):
         "Own One",
         "Two pump: Care: Cleaning",
         "Own Two",
-        "A: Oil",
-        "B: Oil",
+        "Three: A: Oil",
+        "Three: B: Oil",
     ]
+
+
+def test_numbers_and_single_words_are_no_queries(tmp_path, caplog):
+    text = "# The plans\n\nAll of them.\n\n## Tier 3\n\nIt has more.\n\n## Part II\n\nIt goes on.\n\n"
+    write(tmp_path / "a.md", text + "## Valves\n\nThey close.\n\n## 2. Small tanks\n\nFull.\n")
+    write(tmp_path / "b.md", "# Overheads\n\nWhat they are.\n\n## 泵的清洁\n\n打开阀门。\n")
+    write(tmp_path / "c.txt", "Version 2\n\nWhat is new in it.\n")
+    write(tmp_path / "d.md", "## Seals\n\nThey leak.\n")
+    with caplog.at_level(logging.INFO):
+        data = read(tmp_path)
+    assert [(builder, query) for builder, query, _ in pairs(data)] == [
+        ("title_body", "The plans"),
+        ("heading_section", "The plans: Valves"),
+        ("heading_section", "Small tanks"),
+        ("heading_section", "泵的清洁"),
+    ]
+    assert len(data.corpus) == 9
+    (said,) = [record.message for record in caplog.records if "make no query" in record.message]
+    assert said.startswith(f"{tmp_path}: 5 titles and headings make no query, being numbers or a single word: ")
+    assert all(repr(name) in said for name in ("Tier 3", "Part II", "Overheads", "Version 2", "Seals"))
+    # one that is no query stays as context
+    assert data.corpus.titles[1] == "Tier 3"
 
 
 def test_no_title_holds_a_query_of_its_document(tmp_path):
@@ -82,7 +105,7 @@ def test_no_title_holds_a_query_of_its_document(tmp_path):
     page += "<h1>The Book</h1><h1>The Slice Type</h1><p>It refers to a row.</p><h2>Go</h2><p>On with it.</p>"
     write(tmp_path / "a.html", page + "<h2>Ongoing care</h2><p>It lasts.</p>")
     data = read(tmp_path)
-    assert [query for _, query, _ in pairs(data)] == ["The Slice Type", "Go", "Ongoing care"]
+    assert [query for _, query, _ in pairs(data)] == ["The Slice Type", "The Slice Type: Go", "Ongoing care"]
     assert data.corpus.titles == ["", "", ""]
     write(tmp_path / "a.html", page + "<h2>Ongoing care</h2><p>It lasts.</p>")
     write(tmp_path / "b.md", "# Go\n\n## Examples\n\nText.\n\n## Ongoing care of it\n\nMore.\n")
@@ -107,8 +130,8 @@ def test_an_answer_does_not_begin_with_its_query(tmp_path, name, content):
 
 
 def test_a_query_that_is_all_of_its_answer_is_none(tmp_path):
-    data = read(write(tmp_path / "a.csv", "title,text\nOf pumps,Of pumps\nHearts,Hearts beat fast.\n"))
-    assert pairs(data) == [("title_body", "Hearts", ["Hearts beat fast."])]
+    data = read(write(tmp_path / "a.csv", "title,text\nOf pumps,Of pumps\nMost hearts,Most hearts beat fast.\n"))
+    assert pairs(data) == [("title_body", "Most hearts", ["Most hearts beat fast."])]
     assert data.corpus.texts[0] == "Of pumps"
     data = read(write(tmp_path / "a.csv", "question,answer\nHow high?,✓\nHow low?,How low? Ten.\n"))
     assert pairs(data) == [("question_answer", "How high?", ["✓"]), ("question_answer", "How low?", ["Ten."])]
@@ -193,8 +216,8 @@ def test_paraphrases(tmp_path):
 
 
 def test_titles_of_a_table(tmp_path):
-    data = read(write(tmp_path / "a.csv", "title,text\nHeart,It beats.\nLung,It breathes.\n"))
-    assert pairs(data) == [("title_body", "Heart", ["It beats."]), ("title_body", "Lung", ["It breathes."])]
+    data = read(write(tmp_path / "a.csv", "title,text\nThe heart,It beats.\nThe lung,It breathes.\n"))
+    assert pairs(data) == [("title_body", "The heart", ["It beats."]), ("title_body", "The lung", ["It breathes."])]
     assert data.corpus.titles == ["", ""]
     assert [known["document"] for known in data.corpus.metadata] == ["a.csv:2", "a.csv:3"]
 

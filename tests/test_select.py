@@ -10,7 +10,7 @@ import pytest
 from bgetune.config_data import MineConfig
 from bgetune.corpus import text_hash
 from data_prep.mining import select
-from data_prep.mining.select import Candidate, Doubts, Query, filter_candidates, quotas, sample, score_limit
+from data_prep.mining.select import Candidate, Doubts, Query, filter_candidates, quotas, sample, score_limits
 
 OFF = {"max_share_of_positive": None}
 
@@ -33,7 +33,8 @@ def kept(
     hashes = [text_hash(text) for text in texts or [f"text {c.row}" for c in found]]
     query = Query("q", frozenset(known), frozenset(text_hash(text) for text in refused))
     doubts = Doubts(suspected.__contains__, related.__contains__, near.__contains__)
-    left = filter_candidates(found, query, hashes.__getitem__, limit, doubts, dropped)
+    limits = {"score above the limit": limit}
+    left = filter_candidates(found, query, hashes.__getitem__, limits, doubts, dropped)
     return [c.row for c in left], dict(dropped)
 
 
@@ -78,12 +79,29 @@ def test_a_text_is_taken_once():
     ],
 )
 def test_the_limit_of_the_score(options, positive, limit):
-    assert score_limit(positive, MineConfig(**options)) == pytest.approx(limit)
+    assert min(score_limits(positive, MineConfig(**options)).values(), default=float("inf")) == pytest.approx(limit)
 
 
 def test_scores_above_the_limit_are_dropped_and_the_limit_itself_is_not():
     assert kept(candidates(0.9, 0.76, 0.7), limit=0.76) == ([1, 2], {"score above the limit": 1})
     assert kept(candidates(-3.0, -4.4, -5.0), limit=-4.4) == ([1, 2], {"score above the limit": 1})
+
+
+def test_each_limit_is_named_by_its_option_and_value():
+    rule = MineConfig(max_share_of_positive=0.5, margin=0.25, max_score=0.3)
+    dropped: Counter[str] = Counter()
+    found = candidates(0.9, 0.35, 0.31, 0.26, 0.1)
+    query, doubts = Query("q", frozenset(), frozenset()), Doubts(*[lambda row: False] * 3)
+    limits = score_limits(0.56, rule)  # 0.28, 0.31 and 0.3
+    assert [c.row for c in filter_candidates(found, query, lambda row: row, limits, doubts, dropped)] == [3, 4]
+    assert dropped == {"score above the limit of mine.max_share_of_positive (0.5)": 3}
+    dropped.clear()
+    limits = score_limits(0.9, rule)  # 0.45, 0.65 and 0.3
+    filter_candidates(found, query, lambda row: row, limits, doubts, dropped)
+    assert dropped == {
+        "score above the limit of mine.max_share_of_positive (0.5)": 1,
+        "score above the limit of mine.max_score (0.3)": 2,
+    }
 
 
 def test_a_text_dropped_for_its_score_does_not_shadow_its_twin():

@@ -478,7 +478,8 @@ def test_the_hybrid_as_teacher_filters_and_teaches(tmp_path: Path) -> None:
         assert row["neg_scores"][place] <= limits[i] + 2e-4
         assert row["neg_ranks"][place] <= 12 + 1 + 5  # the first dozen; a positive and equal texts aside
     # all that the filter leaves of the dozen is taken, where that is little
-    dropped = stats_of(job)["dropped"]["teacher score above the limit"]
+    name = "teacher score above the limit of mine.teacher.max_share_of_positive (0.95)"
+    dropped = stats_of(job)["dropped"][name]
     assert 0 < dropped <= 40 * 12
     few = [len(row["neg"]) for row in rows.values() if len(row["neg"]) < 4]
     assert stats_of(job)["queries_with_too_few"] == len(few)
@@ -515,7 +516,7 @@ def test_a_cross_encoder_as_teacher(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert row["neg_scores"] == pytest.approx([next(expected) for _ in row["neg"]], abs=1e-4)
         assert all(score <= max(row["pos_scores"]) - 0.1 + 1e-4 for score in row["neg_scores"])
         assert len(row["neg_found_scores"]) == len(row["neg"])
-    assert stats_of(job)["dropped"]["teacher score above the limit"] > 0
+    assert stats_of(job)["dropped"]["teacher score above the limit of mine.teacher.margin (0.1)"] > 0
     assert main(["validate", str(job.run.examples)]) == 0
     before = {path.name: path.read_bytes() for path in job.run.examples.parent.iterdir()}
     assert main(["mine", *job.words, "--force"]) == 0

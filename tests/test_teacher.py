@@ -29,7 +29,8 @@ from bgetune.config_data import TeacherConfig
 from bgetune.errors import UserError
 from data_prep.mining import score_store
 from data_prep.mining.score_store import PairSource, read_scores, score_blocks
-from data_prep.mining.teacher import above_teacher_limit, cross_encoder
+from data_prep.mining.select import exceeded
+from data_prep.mining.teacher import cross_encoder, teacher_limits
 from tests import tiny
 
 BLOCK = 16
@@ -409,7 +410,7 @@ def test_the_bar_counts_pairs(small_blocks, tmp_path, capfd):
         score_blocks(Counting(2), source(), tmp_path, "key", "teacher")
     score_blocks(Counting(), source(), tmp_path, "key", "teacher: pairs")
     said = capfd.readouterr().err
-    assert "teacher: pairs:  32%" in said, "goes on where it was"
+    assert "teacher: pairs: 32%" in said, "goes on where it was"
     assert "100/100" in said
     assert "pair/s" in said
 
@@ -438,11 +439,11 @@ some_scores = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=6)
 @given(some_scores, some_scores, st.none() | st.floats(0.1, 1), st.none() | st.floats(0, 5))
 def test_the_limit_is_never_above_the_best_positive(positives, candidates, share, margin):
     rule = TeacherConfig(max_share_of_positive=share, margin=margin)
-    drop = above_teacher_limit(positives, np.array(candidates, dtype=np.float32), rule)
-    assert drop.dtype == bool
+    named = teacher_limits(positives, rule)
+    drop = [exceeded(score, named) is not None for score in candidates]
     best = max(positives)
     limits = [best - margin] if margin is not None else []
     limits += [best - (1 - share) * abs(best)] if share is not None else []
-    assert drop.tolist() == [bool(limits) and score > min(limits) for score in candidates]
+    assert drop == [bool(limits) and score > min(limits) for score in candidates]
     if limits:
         assert all(drop[i] for i, score in enumerate(candidates) if score > best)

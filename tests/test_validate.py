@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bgetune.config_data import SourceConfig
 from bgetune.data import read_retrieval_set
 from bgetune.errors import UserError
 from bgetune.examples import read_examples
 from data_prep.__main__ import main
+from data_prep.documents.read import File, read_parts
 from data_prep.validate import validate
+from data_prep.validate_documents import bad_files
 
 CORPUS = ['{"_id": "p1", "title": "T", "text": "one"}', '{"_id": "p2", "text": "two"}']
 QUERIES = ['{"_id": "q1", "text": "first?"}', '{"_id": "q2", "text": "second?"}']
@@ -93,6 +98,19 @@ def test_no_such_path(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["validate", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_help_and_errors_name_the_command_as_it_was_called(monkeypatch, capsys):
+    for argv, called in ((None, "python -m data_prep"), (["validate"], "bgetune data-prep")):
+        monkeypatch.setattr("sys.argv", ["data_prep", "validate"])
+        assert main(argv) == 2
+        assert capsys.readouterr().err.startswith(f"error: {called} validate: the following arguments are required")
+        monkeypatch.setattr("sys.argv", ["data_prep", "--help"])
+        assert main(argv and ["--help"]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith(f"usage: {called} COMMAND ...\n")
+        assert f"`{called} COMMAND --help` shows" in out
+        assert "-m data_prep mine: several processes" in out
 
 
 values = st.one_of(
@@ -224,11 +242,148 @@ def test_a_job_is_checked_as_a_configuration(tmp_path, capsys):
     assert f'{path}:2: unknown key "trian"' in line
 
 
+def test_every_path_of_a_job_that_is_not_there_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.csv").write_text("text\na\n")
+    job = {
+        "output": "run",
+        "model": {"name_or_path": "./model"},
+        "data": {
+            "domain": {"kind": "documents", "path": "~/no_such_folder_of_documents"},
+            "guards": {
+                "a": {"path": "there.csv"},
+                "b": {"kind": "flagembedding", "path": "pairs.jsonl"},
+                "c": {"kind": "dataset", "path": "org/set", "columns": {"query": "q", "positive": "p"}},
+                "d": {"kind": "dataset", "path": "rows.csv", "columns": {"query": "q", "positive": "p"}},
+                "e": {"kind": "harvest"},
+                "f": {"kind": "documents", "path": "there.csv"},
+            },
+            "public": {"x": "/no/such/set", "y": "there.csv"},
+        },
+        "mine": {"teacher": {"kind": "cross_encoder", "name_or_path": "../no_judge"}},
+        "merge": {"shares": [0.5], "models": ["runs/other"]},
+        "eval": {"probes": {"sts": "sts.csv", "rows": "there.csv"}},
+    }
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    expected = [
+        "data.domain.path: ~/no_such_folder_of_documents does not exist; name a file or a folder",
+        "data.guards.a.path: there.csv is a file; name a folder in BEIR layout",
+        f"data.guards.b.path: pairs.jsonl does not exist in {tmp_path}; name a JSONL file",
+        "data.guards.d.path: rows.csv does not exist in",
+        "data.public.x: /no/such/set does not exist; name a folder",
+        "data.public.y: there.csv is a file",
+        "model.name_or_path: './model' is no folder here",
+        "mine.teacher.name_or_path: '../no_judge' is no folder here",
+        "merge.models: runs/other does not exist in",
+        "eval.probes.sts: sts.csv does not exist in",
+    ]
+    for line, part in zip(problems_of(path, capsys), expected, strict=True):
+        assert line.startswith(f"error: {path}: {part}")
+    job["data"]["domain"]["clean"] = {"near_threshold": 2}
+    path.write_text(yaml.safe_dump(job))
+    assert "data.domain.clean.near_threshold: 2.0 will not do" in problems_of(path, capsys)[-1]
+
+
 def test_advice_about_a_table_names_an_option_that_exists(tmp_path, capsys):
     path = tmp_path / "t.csv"
     path.write_text("alpha,beta\n1,2\n")
     (line,) = problems_of(path, capsys)
     assert "name them in data.domain.columns" in line
+
+
+BAD_CSV = b"""question,answer
+How high?,"Ten,
+or so."
+How low?,
+one,two,three
+"How deep?"x,y
+"never closed,z
+How wide?,f\xfcnf
+Why?,""
+How far?,"A mile
+away."
+And so on?,1,2
+How \x00?,Nul.
+"""
+
+
+def test_every_bad_row_of_a_csv_is_named(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    path.write_bytes(BAD_CSV)
+    expected = [
+        (4, '"answer" is missing or empty'), (5, "3 cells where the header has 2"), (6, "not valid csv"),
+        (7, "not valid csv"), (8, "not UTF-8 text"), (9, '"answer" is missing or empty'),
+        (12, "3 cells where the header has 2"), (13, "a NUL character"),
+    ]  # fmt: skip
+    for line, (number, part) in zip(problems_of(path, capsys), expected, strict=True):
+        assert line.startswith(f"error: {path}:{number}: ")
+        assert part in line
+
+
+def test_every_bad_row_of_a_parquet_and_of_a_jsonl_of_documents_is_named(tmp_path, capsys):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"text": ["a", "", "c", None, "  "]}), tmp_path / "t.parquet")
+    lines = problems_of(tmp_path / "t.parquet", capsys)
+    assert [f"t.parquet:{row}: " in line for row, line in zip((2, 4, 5), lines, strict=True)] == [True] * 3
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(b'{"text": "a"}\n{oops\n\n{"text": true}\n{"text": "\xff"}\n3\n{"text": "b"}\n')
+    assert [line.split(":")[2] for line in problems_of(path, capsys)] == ["2", "4", "5", "6"]
+
+
+def test_many_bad_rows_are_counted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("data_prep.documents.tables._ROWS_AT_ONCE", 7)
+    path = tmp_path / "t.csv"
+    path.write_text("question,answer\n" + "How?,\n" * 33)
+    lines = problems_of(path, capsys)
+    assert len(lines) == 21
+    assert [f"t.csv:{number}: " in line for number, line in enumerate(lines[:20], start=2)] == [True] * 20
+    assert lines[-1] == "error: and 13 more bad lines"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lacking"),
+    [
+        ("t.csv", "", "rows"),
+        ("t.csv", "question,answer\n", "rows"),
+        ("t.tsv", "text\n\n", "rows"),
+        ("t.md", "#\n", "text"),
+    ],
+)
+def test_what_holds_nothing_is_not_good(tmp_path, capsys, name, content, lacking):
+    path = tmp_path / name
+    path.write_text(content)
+    (line,) = problems_of(path, capsys)
+    assert line.startswith(f"error: {path}: it holds no {lacking}")
+    (tmp_path / "more.md").write_text("# Pumps\n\nA pump moves water.\n")
+    assert validate(tmp_path) == 0
+    assert f"2 files with 1 documents of 1 sections; without text or rows: {name}" in capsys.readouterr().out
+
+
+cells = st.text(st.sampled_from('ab,"\n'), max_size=4)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.lists(cells, min_size=1, max_size=3), max_size=6), broken=st.text('a,"\n', max_size=6))
+def test_validate_agrees_with_the_reader_of_tables(tmp_path, rows, broken):
+    """Also: no line is named twice, and none that is not there."""
+    path = tmp_path / "t.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([["text", "title"], *rows])
+        file.write(broken)
+    source = SourceConfig(kind="documents", path=str(path))
+
+    def read(_: Path) -> None:
+        for _part in read_parts(File(path, "t.csv"), source, "data.domain"):
+            pass
+
+    problems = [line for line in bad_files(path) if "it holds no rows" not in line]
+    assert bool(problems) == read_fails(read, path)
+    numbers = [int(line.removeprefix(f"{path}:").split(":")[0]) for line in problems]
+    assert sorted(set(numbers)) == numbers
+    assert all(2 <= number <= len(path.read_text().split("\n")) for number in numbers)
 
 
 def test_a_large_file_has_a_bar_and_the_same_answer(tmp_path, capsys, monkeypatch):

@@ -9,8 +9,10 @@ from html import escape
 
 import numpy as np
 
+from bgetune.html.words import number
+
 from .facts import finite
-from .words import median, number
+from .words import median
 
 _WIDTH, _LEFT, _RIGHT = 360, 40, 8
 _TOP, _TALL, _GAP = 20, 72, 30  # first panel's top, a panel's height, room between them for the second's name

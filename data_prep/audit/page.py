@@ -7,19 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from bgetune.files import write_text
+from bgetune.html.document import document
+from bgetune.html.markup import breakable, safe, sentence, short, table
+from bgetune.html.words import count, flat, percent
 
 from .draw import bin_name, histogram_svg, make_bins
 from .facts import AuditInput, finite
-from .markup import safe, sentence, short, table
 from .reading import examples_html, missed_html, too_few_html
 from .style import CSS
 from .words import (
     SIGNAL_COLUMNS,
-    count,
     drop_rows,
     false_interval,
-    flat,
-    percent,
     rank_table,
     remarks,
     search_words,
@@ -53,26 +52,17 @@ def page(facts: AuditInput) -> str:
         f'<section id="{name}" aria-labelledby="{name}-h"><h2 id="{name}-h">{heading}</h2>\n{html}\n</section>'
         for name, heading, html in sections
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{CSS}</style>
-</head>
-<body>
-<main>
+    return document(
+        title,
+        CSS,
+        f"""<main>
 <h1>{title}</h1>
 <p class="soft">{_sizes(facts)}</p>
 {_head(facts)}
 <nav aria-label="On this page"><ul>{links}</ul></nav>
 {body}
-</main>
-</body>
-</html>
-"""
+</main>""",
+    )
 
 
 def _sizes(facts: AuditInput) -> str:
@@ -183,11 +173,6 @@ def _false_negatives(facts: AuditInput) -> str:
 
 
 def _settings(facts: AuditInput) -> str:
-    rows = [[_breakable(key), f"<code>{short(value, 300)}</code>"] for key, value in flat(facts.settings)]
+    rows = [[breakable(key), f"<code>{short(value, 300)}</code>"] for key, value in flat(facts.settings, "mine.")]
     made = table("Options of mine", ["option", "value"], rows, numeric=0, name="settings") if rows else ""
     return f"<p>{safe(search_words(facts))}</p>\n{made}"
-
-
-def _breakable(option: str) -> str:
-    """An option's name that a narrow window may break after a dot or an underscore."""
-    return f"<code>{short(option, 100).replace('.', '.<wbr>').replace('_', '_<wbr>')}</code>"

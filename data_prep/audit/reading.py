@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bgetune.html.markup import passage, safe, short, table
+from bgetune.html.words import count, number
+
 from .facts import AuditExample, AuditInput, AuditPassage, missed_queries
-from .markup import passage, safe, short, table
-from .words import count, number
 
 LISTED = 50  # rows shown of a long list
 _TEXT_CHARACTERS = 1500

@@ -28,7 +28,7 @@ def print_summary(facts: AuditInput, console: Console | None = None) -> None:
         for row in rows:
             grid.add_row(*(Text(cell) for cell in row))
         out.print(grid)
-    dropped = ", ".join(f"{reason} {amount:,}" for reason, amount, _ in drop_rows(facts))
+    dropped = ", ".join(f"{amount:,} {reason}" for reason, amount, _ in drop_rows(facts))
     if dropped:
         out.print(Text(f"dropped: {dropped}"), soft_wrap=True)
     for remark in remarks(facts):

@@ -185,6 +185,10 @@ def _assemble(every: Sequence[Passages], source: SourceConfig, option: str) -> R
             corpus.titles.append(title)
             corpus.metadata.append(_known(document, section=" > ".join(row.path), start=row.start))
             _add(queries, train, one, row.id, document)
+    if finder.useless:
+        words = "%s: %s titles and headings make no query, being numbers or a single word: %s"
+        names = ", ".join(repr(name) for _, name in list(finder.useless)[:_NAMED])
+        log.info(words, corpus.source, f"{len(finder.useless):,}", names)
     return RetrievalSet(corpus, queries, {"train": train})
 
 

@@ -10,11 +10,17 @@ from dataclasses import dataclass
 from bgetune.config_data import Builder
 from bgetune.data import normalised
 
-from .parts import bare
+from .parts import Document, bare
 from .passages import Passage, Passages
 from .repeats import without_first, words_of
 
 _MOST_POSITIVES = 4
+_LEAST_WORDS = 2
+"""Of a query that is a title or heading: one word alone is the topic of many passages and asks for none of them."""
+# Thai to Khmer, kana, Chinese: words without spaces between them, taken to have two characters each
+_WITHOUT_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_NUMERAL = re.compile(r"[^\w\s]*(?:[\d.,-]*\d[a-z]?|[A-Za-z]|(?=[IVX])X{0,3}(?:IX|IV|V?I{0,3}))[^\w\s]*")
+"""3, 4.2, 3a, B, II."""
 _GENERIC_HEADINGS = """
 about; abstract; acknowledgements; acknowledgments; appendix; background; basics; bibliography; caveats; changelog;
 changes; chapter; comments; conclusion; conclusions; contact; contents; contributing; contributors; copyright;
@@ -51,20 +57,22 @@ class Finder:
             for path in passages.paths
             for name in _names(passages.document.title, path)
         )
-        self._by_name: dict[Builder, Callable[[str, Passage], Found | None]] = {
+        self._by_name: dict[Builder, Callable[[Document, Passage], Found | None]] = {
             "heading_section": self._heading_section,
             "title_body": self._title_body,
             "excerpts": _excerpt,
         }
+        self.useless: dict[tuple[str, str], None] = {}
+        """Document and name of the titles and headings that made no query, since they are numbers or too short."""
 
     def queries(self, passages: Passages) -> list[Found]:
         """What is found for each passage of a document, aligned with its rows."""
-        return [self._first(passages.document.title, row) for row in passages.rows]
+        return [self._first(passages.document, row) for row in passages.rows]
 
-    def _first(self, title: str, row: Passage) -> Found:
+    def _first(self, document: Document, row: Passage) -> Found:
         for builder in self._builders:
             if builder in self._by_name:
-                found = self._by_name[builder](title, row)
+                found = self._by_name[builder](document, row)
             else:  # what the file pairs itself: question_answer, paraphrase, faq, docstring_code
                 asked = tuple(query for name, query in row.asked if name == builder)
                 found = Found(row.text, asked, builder) if asked else None
@@ -72,26 +80,35 @@ class Finder:
                 return found
         return Found(row.text)
 
-    def _title_body(self, title: str, row: Passage) -> Found | None:
+    def _title_body(self, document: Document, row: Passage) -> Found | None:
         """The title asks for the first passages, those above the first heading if there are any."""
+        title = document.title
         if not row.leads or row.number >= _MOST_POSITIVES or not says_something(title):
+            return None
+        if count_words(title) < _LEAST_WORDS:
+            self.useless[document.name, title] = None
             return None
         return Found(row.text, (title,), "title_body") if self._titles[normalised(title)] == 1 else None
 
-    def _heading_section(self, title: str, row: Passage) -> Found | None:
+    def _heading_section(self, document: Document, row: Passage) -> Found | None:
         """The heading asks for the first passages below it.
 
-        A heading that stands in several places is joined to the ones above it, up to the title, until it is the only
-        one; where even that is not enough it is no query. Code that is asked by its docstring has a name, no heading.
+        A heading of one word, or that stands in several places, is joined to the ones above it, up to the title, until
+        it is long enough and the only one; where even that does not do it is no query. Code that is asked by its
+        docstring has a name, no heading.
         """
         named_code = any(builder == "docstring_code" for builder, _ in row.asked)
         if not row.path or row.number >= _MOST_POSITIVES or not says_something(row.path[-1]) or named_code:
             return None
-        query = next((name for name in _names(title, row.path) if self._headings[normalised(name)] == 1), None)
+        only = [name for name in _names(document.title, row.path) if self._headings[normalised(name)] == 1]
+        numbered = is_numbered(bare(row.path[-1]))
+        query = next((name for name in only if count_words(name) >= _LEAST_WORDS and not numbered), None)
+        if query is None and only:
+            self.useless[document.name, row.path[-1]] = None
         return Found(row.text, (query,), "heading_section") if query else None
 
 
-def _excerpt(_title: str, row: Passage) -> Found | None:
+def _excerpt(_document: Document, row: Passage) -> Found | None:
     """A sentence asks for the rest of its passage (the inverse cloze task, arXiv 1906.00300, always taken out)."""
     return Found(row.excerpt[1], (row.excerpt[0],), "excerpts") if row.excerpt else None
 
@@ -117,6 +134,28 @@ def says_something(heading: str) -> bool:
     """
     words = re.sub(r"^[\W\d_]+|[\W_]+$", "", normalised(heading))
     return len(words) > 1 and words not in _GENERIC
+
+
+def count_words(text: str) -> int:
+    """Words of letters; numerals, and single letters of the Latin alphabet, are none.
+
+    >>> count_words("Care of valves"), count_words("Tier 3"), count_words("Part II: B"), count_words("Set-up")
+    (3, 1, 1, 2)
+    >>> count_words("泵的清洁"), count_words("पंप की सफाई")
+    (2, 3)
+    """
+    close = _WITHOUT_SPACES.findall(text)
+    words = re.split(r"[\s/:–—-]+", _WITHOUT_SPACES.sub(" ", text))
+    return len(close) // 2 + sum(any(map(str.isalpha, word)) and not _NUMERAL.fullmatch(word) for word in words)
+
+
+def is_numbered(heading: str) -> bool:
+    """Whether a title or heading is a number, with one word before it at most.
+
+    >>> [is_numbered(text) for text in ("Tier 3", "Part II", "Appendix B.", "4.2", "Valves", "IPv6", "Type 2 diabetes")]
+    [True, True, True, True, False, False, False]
+    """
+    return count_words(heading) < _LEAST_WORDS and bool(_NUMERAL.fullmatch((heading.split() or [""])[-1]))
 
 
 def _names(title: str, path: Sequence[str]) -> list[str]:

@@ -19,7 +19,8 @@ from ..functions import functions_in
 from .markup import Page, read_html, read_markdown
 from .parts import Block, Document, Line, Part, Section, sections_of
 from .pdf import read_pdf
-from .tables import TABLES, check_columns, read_table
+from .table_rows import TABLES, Refuse, stop
+from .tables import check_columns, read_table
 from .text import plain_text, text_lines
 
 log = logging.getLogger(__name__)
@@ -95,16 +96,14 @@ def _below(folder: Path) -> Iterator[File]:
                 yield File(path, path.relative_to(folder).as_posix())
 
 
-def read_file(file: File, source: SourceConfig, option: str) -> list[Document]:
-    """The documents of one file: one, or of a table one a row; none where it has no text (see `read_parts`)."""
-    return [document for part in read_parts(file, source, option) for document in part.documents]
-
-
-def read_parts(file: File, source: SourceConfig, option: str) -> Iterator[Part]:
+def read_parts(file: File, source: SourceConfig, option: str, refuse: Refuse = stop) -> Iterator[Part]:
     """The documents of one file, of a table some rows at once.
 
     There are none in an empty file, a page of nothing but headings, a table without a row, and a Python file without a
     documented function. A scanned PDF is an error: it says something that nobody would find.
+
+    Args:
+        refuse: is told of each row of a table that is wrong; by default the first one is raised.
 
     Raises:
         UserError: the file cannot be read or is broken, with its path and where known the line.
@@ -114,7 +113,7 @@ def read_parts(file: File, source: SourceConfig, option: str) -> Iterator[Part]:
         file.name.encode()
         suffix = file.path.suffix.lower()
         if suffix in TABLES:
-            yield from read_table(file.path, file.name, source.columns, f"{option}.columns", faq)
+            yield from read_table(file.path, file.name, source.columns, f"{option}.columns", faq, refuse)
             return
         if suffix == ".py":
             title, sections = "", tuple(_functions(file))

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import islice
 from numbers import Number
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bgetune.config_data import Builder
-from bgetune.data import json_lines
 from bgetune.errors import UserError, did_you_mean
 
 from .parts import Document, Part, Section, sections_of
-from .text import plain_text, text_lines
-
-if TYPE_CHECKING:
-    import pyarrow.parquet as pq
-
-Row = tuple[int, dict[str, Any]]
-"""Line, of parquet the row, from 1; column -> value."""
+from .table_rows import Refuse, Row, rows_of, stop, survey
+from .text import text_lines
 
 OURS = ("query", "positive", "negative", "title", "id", "text", "group")
 _PAIRS: tuple[tuple[Builder, str, str], ...] = (
@@ -51,7 +42,9 @@ class _Layout:
     builders: tuple[Builder, ...] = ()
 
 
-def read_table(path: Path, name: str, columns: Mapping[str, str], option: str, faq: bool) -> Iterator[Part]:
+def read_table(
+    path: Path, name: str, columns: Mapping[str, str], option: str, faq: bool, refuse: Refuse = stop
+) -> Iterator[Part]:
     """The rows of a table, a document each, some rows at once; without a row, one part without documents.
 
     With query and positive (a text or a list of texts) the positives are the passages, with a text column the texts.
@@ -63,36 +56,34 @@ def read_table(path: Path, name: str, columns: Mapping[str, str], option: str, f
         columns: our name -> the table's; one that this table lacks is passed over where a usual name takes its place.
         option: the option that gave `columns`, for messages.
         faq: questions inside the texts stand apart, see `sections_of`.
+        refuse: is told of each row that is broken or without a passage, with the file and line.
 
     Raises:
-        UserError: a broken file, no column that tells what it holds, a row without a passage, with the file and line.
+        UserError: a broken file, no column that tells what it holds; what `refuse` raises.
     """
-    total, there = _survey(path)
+    total, there = survey(path)
     layout = _layout(there, columns, path, option) if total else _Layout({})
-    rows = _ROWS[path.suffix.lower()](path)
-    done = 0
-    while some := list(islice(rows, _ROWS_AT_ONCE)):
-        done += len(some)
-        yield Part(tuple(_of_rows(some, layout, path, name, faq)), done / total, tuple(there))
+    rows = rows_of(path, refuse)
+    for done in range(0, total, _ROWS_AT_ONCE):
+        some = islice(rows, _ROWS_AT_ONCE)
+        documents = tuple(_of_rows(some, layout, path, name, faq, refuse))
+        yield Part(documents, min(done + _ROWS_AT_ONCE, total) / total, tuple(there))
+    for _ in rows:  # those behind the last good one are told of
+        pass
     if not total:
         yield Part((), columns=tuple(there))
 
 
-def _survey(path: Path) -> tuple[int, list[str]]:
-    """The number of rows, and the columns that any of them has."""
-    if path.suffix.lower() == ".parquet":
-        with _parquet(path) as file:
-            return file.metadata.num_rows, file.schema_arrow.names
-    total, there = 0, dict[str, None]()
-    for _, row in _ROWS[path.suffix.lower()](path):
-        total += 1
-        there.update(dict.fromkeys(row))
-    return total, list(there)
-
-
-def _of_rows(rows: Sequence[Row], layout: _Layout, path: Path, name: str, faq: bool) -> Iterator[Document]:
+def _of_rows(
+    rows: Iterable[Row], layout: _Layout, path: Path, name: str, faq: bool, refuse: Refuse
+) -> Iterator[Document]:
     for number, row in rows:
-        for document in _documents(row, layout, f"{path}:{number}", faq):
+        try:
+            documents = list(_documents(row, layout, f"{path}:{number}", faq))
+        except UserError as error:
+            refuse(error)
+            continue
+        for document in documents:
             if document.sections:  # else a question without an answer
                 text = "\n".join(block.text for section in document.sections for block in section.blocks)
                 key = "\0".join((document.title, document.passage_id, document.group, text))
@@ -188,88 +179,3 @@ def _id_of(values: list[str], where: str) -> str:
     if any(c.isspace() for c in given):
         raise UserError(f"{where}: the id {given!r} has white space, which TREC run files cannot hold")
     return given
-
-
-def _csv_rows(path: Path, separator: str = "") -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)  # 131,072 characters by default
-    lines = _lines(path)
-    header_line = next(lines, "")
-    chosen = separator or max(",;\t", key=header_line.count)
-    reader = csv.reader(chain([header_line], lines), delimiter=chosen, strict=True)
-    header: list[str] = []
-    line = 1
-    try:
-        for cells in reader:
-            if not header:
-                header = _header(cells, path)
-            elif any(cell.strip() for cell in cells):
-                if len(cells) != len(header):
-                    raise UserError(
-                        f"{path}:{line}: {len(cells)} cells where the header has {len(header)}; "
-                        "put a cell that holds a separator or a line break in quotes"
-                    )
-                yield line, dict(zip(header, cells, strict=True))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(
-            f"{path}:{line}: not valid csv ({error}); check the quotes of the row that begins here"
-        ) from None
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a file, without all of it in memory. Raises UserError as `plain_text` does."""
-    with open(path, encoding="utf-8-sig") as file:
-        try:
-            for line in file:
-                if "\0" in line:
-                    break
-                yield line
-            else:
-                return
-        except UnicodeDecodeError:
-            pass
-    plain_text(path)  # says where it is broken
-
-
-def _header(cells: list[str], path: Path) -> list[str]:
-    names = [cell.strip() for cell in cells]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"{path}:1: the column {twice[0]!r} is there twice; rename one")
-    return names
-
-
-def _json_rows(path: Path) -> Iterator[Row]:
-    for where, row in json_lines(path):
-        yield int(where.rpartition(":")[2]), row
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    number = 0
-    with _parquet(path) as file:
-        for batch in file.iter_batches(1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-
-
-@contextmanager
-def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            yield file
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: cannot be read as parquet ({reason}); write it again or leave it out") from None
-
-
-_ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
-    ".csv": _csv_rows,
-    ".tsv": lambda path: _csv_rows(path, "\t"),
-    ".jsonl": _json_rows,
-    ".parquet": _parquet_rows,
-}
-TABLES = tuple(_ROWS)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,9 +20,9 @@ from bgetune.progress import progress
 from bgetune.search import Ranking
 
 from ..neardup import words_of
-from .select import TEACHER, Candidate, Doubts, Query, filter_candidates, quotas, sample, score_limit
+from .select import Candidate, Doubts, Query, exceeded, filter_candidates, quotas, sample, score_limits
 from .signals import Signals
-from .teacher import above_teacher_limit, filters
+from .teacher import filters, teacher_limits
 
 Score = Callable[[np.ndarray], np.ndarray]
 """Teacher scores float32 [Q, C] of each query's own passages, rows int64 [Q, C] with -1 for an empty place."""
@@ -63,7 +63,7 @@ def open_windows(signals: Signals, queries: Texts, qrels: Qrels, corpus: Corpus,
         above = []
         for signal in settings.agreement:
             best = signals.scores_of(signal, positives).max(axis=1, keepdims=True)
-            above.append(signals.scores_of(signal, side_by_side) > best)
+            above.append(signals.scores_of(signal, side_by_side, "candidates") > best)
         windows.suspected = above[0] & above[1]
     return windows
 
@@ -131,22 +131,23 @@ def _survivors(
             for rank, (row, score) in enumerate(zip(rows[i], scores[i], strict=True), start=1)
             if row >= 0 and (settings.rank_first <= rank <= settings.rank_last or source == "random")
         ]
-        limit = _limit(float(windows.positive_scores[source][i].max()), source, settings)
+        limits = _limits(float(windows.positive_scores[source][i].max()), source, settings)
         found[source] = filter_candidates(
-            window, query, lambda row: int(corpus.text_hashes[row]), limit, doubts, chosen.dropped[source]
+            window, query, lambda row: int(corpus.text_hashes[row]), limits, doubts, chosen.dropped[source]
         )
     return found
 
 
-def _limit(best: float, source: Signal, settings: MineConfig) -> float:
-    """The best-scoring positive sets the limit: one the model misses must not empty the window.
+def _limits(best: float, source: Signal, settings: MineConfig) -> dict[str, float]:
+    """The best-scoring positive sets the limits: one the model misses must not empty the window.
 
     A positive that shares no word with its query scores 0 in a lexical signal, and is no measure there.
     """
-    unbounded = float("inf") if settings.max_score is None else settings.max_score
     if source == "random":
-        return float("inf")
-    return unbounded if source in ("sparse", "bm25") and best <= 0 else score_limit(best, settings)
+        return {}
+    if source in ("sparse", "bm25") and best <= 0:
+        settings = replace(settings, max_share_of_positive=None, margin=None)
+    return score_limits(best, settings)
 
 
 def _related(corpus: Corpus, positives: list[int], query: dict[str, Any]) -> Callable[[int], bool]:
@@ -223,8 +224,11 @@ def _teacher_scores(windows: Windows, found: list[list[Candidate]], teacher: Sco
 def _below_teacher(
     kept: list[Candidate], positives: np.ndarray, scores: dict[int, float], settings: MineConfig, dropped: Counter[str]
 ) -> list[Candidate]:
-    of_positives = [scores[int(row)] for row in positives if row >= 0]
-    of_kept = np.array([scores[candidate.row] for candidate in kept], dtype=np.float32)
-    above = above_teacher_limit(of_positives, of_kept, settings.teacher)
-    dropped[TEACHER] += int(above.sum())
-    return [candidate for candidate, high in zip(kept, above, strict=True) if not high]
+    limits = teacher_limits([scores[int(row)] for row in positives if row >= 0], settings.teacher)
+    below = []
+    for candidate in kept:
+        if (limit := exceeded(scores[candidate.row], limits)) is None:
+            below.append(candidate)
+        else:
+            dropped[limit] += 1
+    return below

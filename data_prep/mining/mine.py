@@ -26,7 +26,7 @@ from ..audit.page import write_page
 from ..audit.terminal import print_summary
 from .choose import Chosen, Windows, choose, open_windows, positives_of
 from .report import audit_of, write_ranks
-from .rounds import settle_with_round_before
+from .rounds import is_mined_already, keep_round_before, settle_with_round_before
 from .signals import Signals
 from .teaching import teacher_of
 from .usable import trained_heads, usable
@@ -43,7 +43,10 @@ def mine(config: JobConfig, run: Run) -> None:
         UserError: the corpus is smaller than the window, the model lacks a head that a source needs, there are no
             given negatives to use, or no query gets a negative.
     """
-    if config.mine.method == "search":
+    if config.mine.method == "search" and is_mined_already(config, run):
+        if rank() == 0:
+            keep_round_before(run)
+    elif config.mine.method == "search":
         with together():
             _search(config, run)
     elif rank() == 0:

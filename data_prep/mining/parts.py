@@ -68,17 +68,21 @@ class PartWork:
         self.parts = parts
         self._folder, self._label = folder, label
 
-    def each(self, name: str, made_from: object, compute: Callable[[Part], Arrays]) -> Iterator[tuple[Part, Arrays]]:
+    def each(
+        self, name: str, made_from: object, compute: Callable[[Part], Arrays], label: str = ""
+    ) -> Iterator[tuple[Part, Arrays]]:
         """Every part with its arrays. Each process computes its share of what is missing and waits for the others.
 
         Args:
-            name: for file names and the progress bar.
+            name: for file names.
             made_from: everything that decides the arrays, as plain values.
+            label: what the progress bar calls it; the name where it is empty.
         """
         files = {part: self._file(name, made_from, part) for part in self.parts}
         missing = [part for part in self.parts if not files[part].is_file()]
         if missing:
-            with progress(len(self.parts), f"{self._label}: {name}", "part", len(self.parts) - len(missing)) as bar:
+            said, done = f"{self._label}: {label or name}", len(self.parts) - len(missing)
+            with progress(len(self.parts), said, "part", done) as bar:
                 for part in missing:
                     if part.number % world_size() == rank():
                         with atomic_file(files[part], "wb") as file:

@@ -2,16 +2,62 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+
 import numpy as np
 
+from bgetune.config import JobConfig
 from bgetune.config_data import Signal
 from bgetune.corpus import Corpus
 from bgetune.data import Texts
 from bgetune.examples import read_examples
+from bgetune.files import atomic_folder, read_json, write_json
+from bgetune.manifest import holds
 from bgetune.run import Run
+from bgetune.stages import stage_named
 
 from .choose import Chosen, Windows
 from .select import Candidate
+
+log = logging.getLogger("bgetune")
+
+
+def is_mined_already(config: JobConfig, run: Run) -> bool:
+    """Whether the round before mined with the very model that this one would: the base, which no checkpoint beat.
+
+    What it left must hold, with the same sources: one that had no head then may have it now.
+    """
+    before = run.round_before
+    if before is None or not (_best_is_base(before) and _best_is_base(before.round_before)):
+        return False
+    with np.load(before.examples.parent / "ranks.npz") as ranks:
+        same_sources = set(ranks.files) == set(config.mine.sources)
+    return same_sources and holds(stage_named("mine"), config, before)
+
+
+def _best_is_base(run: Run | None) -> bool:
+    """Whether a round ended with the base model, without heads that were started for it; None: before the first."""
+    if run is None:
+        return True
+    note = run.best / "best.json"
+    return run.base_heads is None and note.is_file() and read_json(note)["step"] == 0
+
+
+def keep_round_before(run: Run) -> None:
+    """This round's files are the round before's; no query's negatives have changed."""
+    before = run.round_before
+    assert before is not None, "the first round has none before it"
+    source = before.examples.parent
+    with atomic_folder(run.examples.parent) as partial:
+        for name in (run.examples.name, "audit.html", "ranks.npz"):
+            shutil.copyfile(source / name, partial / name)
+        write_json(partial / "stats.json", {**read_json(source / "stats.json"), "queries_changed": 0})
+    log.info(
+        "mine: round %d ended with the base model itself, so that round %d would find the same: its negatives stay",
+        before.round,
+        run.round,
+    )
 
 
 def settle_with_round_before(before: Run, windows: Windows, chosen: Chosen, queries: Texts, corpus: Corpus) -> int:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from bgetune.config_data import MineConfig, Signal
 
-KNOWN, SAME, LIMIT = "known positive", "same text", "score above the limit"
-RELATED = "same section as a positive"
-NEAR, AGREED, TEACHER = "near-duplicate of a positive", "two signals agree", "teacher score above the limit"
+KNOWN, SAME, RELATED = "known positive", "same text", "same section as a positive"
+NEAR, AGREED = "near-duplicate of a positive", "two signals agree"
+LIMIT = "score above the limit of mine."
+"""Begins the name of a limit; its option and value follow."""
 
 
 @dataclass(frozen=True)
@@ -26,27 +27,37 @@ class Candidate:
     source: Signal = "dense"
 
 
-def score_limit(positive_score: float, config: MineConfig) -> float:
-    """The score above which a passage is taken for an unlabelled positive.
+def score_limits(positive_score: float, config: MineConfig, said: str = LIMIT) -> dict[str, float]:
+    """The scores above which a passage is taken for an unlabelled positive, each by its name.
 
     The share is NV-Retriever's TopK-PercPos (arXiv 2407.15831). For a positive score below 0, where a share
     of it would lie above it, the limit lies the same distance below: s - (1 - share) * |s|.
 
-    >>> score_limit(0.8, MineConfig(max_share_of_positive=0.95))
-    0.76
-    >>> score_limit(-10.0, MineConfig(max_share_of_positive=0.95))
-    -10.5
-    >>> score_limit(0.8, MineConfig(max_share_of_positive=None, margin=0.1, max_score=0.65))
-    0.65
+    >>> score_limits(0.8, MineConfig(max_share_of_positive=0.95))
+    {'score above the limit of mine.max_share_of_positive (0.95)': 0.76}
+    >>> list(score_limits(-10.0, MineConfig(max_share_of_positive=0.95)).values())
+    [-10.5]
+    >>> list(score_limits(0.75, MineConfig(max_share_of_positive=None, margin=0.25, max_score=0.65)).values())
+    [0.5, 0.65]
     """
-    limits = [float("inf")]
-    if config.max_share_of_positive is not None:
-        limits.append(positive_score - (1 - config.max_share_of_positive) * abs(positive_score))
-    if config.margin is not None:
-        limits.append(positive_score - config.margin)
-    if config.max_score is not None:
-        limits.append(config.max_score)
-    return min(limits)
+    share, margin, highest = config.max_share_of_positive, config.margin, config.max_score
+    limits = {}
+    if share is not None:
+        limits[f"{said}max_share_of_positive ({share:g})"] = positive_score - (1 - share) * abs(positive_score)
+    if margin is not None:
+        limits[f"{said}margin ({margin:g})"] = positive_score - margin
+    if highest is not None:
+        limits[f"{said}max_score ({highest:g})"] = highest
+    return limits
+
+
+def exceeded(score: float, limits: Mapping[str, float]) -> str | None:
+    """The name of the first limit that a score is above.
+
+    >>> exceeded(0.7, {"a": 0.9, "b": 0.6, "c": 0.5}), exceeded(0.5, {"c": 0.5})
+    ('b', None)
+    """
+    return next((name for name, limit in limits.items() if score > limit), None)
 
 
 def quotas(sources: Mapping[Signal, float], count: int) -> dict[Signal, int]:
@@ -89,18 +100,18 @@ def filter_candidates(
     candidates: Sequence[Candidate],
     query: Query,
     text_hash: Callable[[int], int],
-    limit: float,
+    limits: Mapping[str, float],
     doubts: Doubts,
     dropped: Counter[str],
 ) -> list[Candidate]:
-    """Drop known positives, texts equal to the query or a positive, repeated texts, scores above the limit,
+    """Drop known positives, texts equal to the query or a positive, repeated texts, scores above a limit,
     what two signals rank above the positive, what answers a heading as its section's other passages do, near-duplicates
     of a positive; the cheap tests first.
 
     Args:
         candidates: best first.
         text_hash: of the text of a row.
-        limit: from `score_limit`.
+        limits: from `score_limits`.
         dropped: counts each reason; changed in place.
     """
     kept, seen = [], set(query.refused_texts)
@@ -110,8 +121,8 @@ def filter_candidates(
             dropped[KNOWN] += 1
         elif text in seen:
             dropped[SAME] += 1
-        elif candidate.score > limit:
-            dropped[LIMIT] += 1
+        elif (limit := exceeded(candidate.score, limits)) is not None:
+            dropped[limit] += 1
         elif doubts.suspected(candidate.row):
             dropped[AGREED] += 1
         elif doubts.related(candidate.row):

@@ -74,18 +74,19 @@ class Signals:
         scores, rows = self._first(signal)
         return scores[:, :depth], rows[:, :depth]
 
-    def scores_of(self, signal: Signal, rows: np.ndarray) -> np.ndarray:
+    def scores_of(self, signal: Signal, rows: np.ndarray, what: str = "positives") -> np.ndarray:
         """Each query's scores of its own passages.
 
         Args:
             rows: int64 [Q, C], -1 for an empty place.
+            what: they are, for the progress bar.
 
         Returns:
             float32 [Q, C]; -inf at empty places. Of `random`: the dense scores, which are all that is known.
         """
         if signal == "hybrid":
             heads = [head for head in HEADS if getattr(self._questions, head) is not None]
-            return weighted_sum({head: self.scores_of(head, rows) for head in heads}, self._weights)
+            return weighted_sum({head: self.scores_of(head, rows, what) for head in heads}, self._weights)
         name = "dense" if signal == "random" else signal
         if name in ("sparse", "bm25"):
             self._sparse_side(name)  # all processes together, before each goes about its own parts
@@ -97,7 +98,8 @@ class Signals:
             return {"scores": scores[local >= 0].astype(np.float32), "at": places}
 
         found = np.full(rows.size, -np.inf, dtype=np.float32)
-        for _, arrays in self._work.each(f"{name}-pairs", [*self.made_from, name, digest], of_part):
+        made_from, label = [*self.made_from, name, digest], f"{name}: scores of {what}"
+        for _, arrays in self._work.each(f"{name}-pairs", made_from, of_part, label):
             found[arrays["at"]] = arrays["scores"]
         return found.reshape(rows.shape)
 
@@ -135,7 +137,9 @@ class Signals:
             def count(part: Part) -> Arrays:
                 return words.count(self._corpus.take(range(part.first, part.last)).full_texts())
 
-            totals = words.totals(arrays for _, arrays in self._work.each("words", self.made_from, count))
+            totals = words.totals(
+                arrays for _, arrays in self._work.each("words", self.made_from, count, "bm25: words")
+            )
 
             def of_part(part: Part) -> SparseMatrix:
                 return words.weights(self._work.read("words", self.made_from, part), totals)
@@ -148,7 +152,7 @@ class Signals:
         if self._questions.sparse is not None:
             first.append(self._first("sparse"))
         rows = candidates(*(rows for _, rows in first))
-        return best(self.scores_of(signal, rows), rows, depth)
+        return best(self.scores_of(signal, rows, "candidates"), rows, depth)
 
     def _random(self, depth: int) -> Ranking:
         """Passages drawn by seed, without scores of their own."""
@@ -156,7 +160,7 @@ class Signals:
         for i, query_id in enumerate(self._queries.ids):
             seed = hashlib.sha256(f"{self.settings.seed}\trandom\t{query_id}".encode()).digest()
             rows[i] = np.random.default_rng(list(seed)).choice(len(self._corpus), depth, replace=False, shuffle=True)
-        return self.scores_of("random", rows), rows
+        return self.scores_of("random", rows, "random passages"), rows
 
     def _part_scores(self, signal: str, part: Part, asking: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Scores [q, C] of some queries with passages of one part, by their rows in it."""

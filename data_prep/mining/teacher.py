@@ -21,7 +21,7 @@ from bgetune.errors import UserError
 from bgetune.files import sha256_json
 from bgetune.models import model_files_hash, model_folder
 
-from .select import score_limit
+from .select import LIMIT, score_limits
 
 if TYPE_CHECKING:
     import torch
@@ -178,27 +178,20 @@ def filters(settings: TeacherConfig) -> bool:
     return settings.max_share_of_positive is not None or settings.margin is not None
 
 
-def above_teacher_limit(
-    positive_scores: Sequence[float], candidate_scores: np.ndarray, settings: TeacherConfig
-) -> np.ndarray:
-    """Which candidates of a query the teacher takes for unlabelled positives; the best positive sets the limit.
+def teacher_limits(positive_scores: Sequence[float], settings: TeacherConfig) -> dict[str, float]:
+    """The teacher's scores above which a candidate is taken for an unlabelled positive; the best positive sets them.
 
     Args:
         positive_scores: the teacher's, of the query's positives; at least one.
-        candidate_scores: float [N].
 
-    Returns:
-        bool [N], True: drop.
-
-    >>> scores = np.array([9.7, 9.4, 8.0, -3.0], dtype=np.float32)
-    >>> above_teacher_limit([4.0, 10.0], scores, TeacherConfig(max_share_of_positive=0.95)).tolist()
-    [True, False, False, False]
-    >>> above_teacher_limit([4.0, 10.0], scores, TeacherConfig(max_share_of_positive=0.95, margin=1.0)).tolist()
-    [True, True, False, False]
-    >>> above_teacher_limit([-2.0], scores, TeacherConfig(max_share_of_positive=0.5)).tolist()  # the limit is -3
-    [True, True, True, False]
-    >>> above_teacher_limit([4.0, 10.0], scores, TeacherConfig()).tolist()
-    [False, False, False, False]
+    >>> teacher_limits([4.0, 10.0], TeacherConfig(max_share_of_positive=0.95))
+    {'teacher score above the limit of mine.teacher.max_share_of_positive (0.95)': 9.5}
+    >>> list(teacher_limits([4.0, 10.0], TeacherConfig(max_share_of_positive=0.95, margin=1.0)).values())
+    [9.5, 9.0]
+    >>> list(teacher_limits([-2.0], TeacherConfig(max_share_of_positive=0.5)).values())
+    [-3.0]
+    >>> teacher_limits([4.0, 10.0], TeacherConfig())
+    {}
     """
     rule = MineConfig(max_share_of_positive=settings.max_share_of_positive, margin=settings.margin, max_score=None)
-    return np.asarray(candidate_scores, dtype=np.float64) > score_limit(max(positive_scores), rule)
+    return score_limits(max(positive_scores), rule, f"teacher {LIMIT}teacher.")

@@ -30,7 +30,7 @@ def teacher_of(settings: TeacherConfig, signals: Signals, queries: Texts, corpus
     if settings.kind == "none":
         return None
     if settings.kind == "hybrid":
-        return lambda rows: signals.scores_of("hybrid", rows)
+        return lambda rows: signals.scores_of("hybrid", rows, "candidates")
     scorer = cross_encoder(settings)
     key = sha256_json([scorer.key, signals.made_from])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 LEAD = 260  # characters of a long text that are seen before it is opened
@@ -43,6 +43,8 @@ def within(text: str, most_bytes: int) -> str:
     >>> within("a<b<c", 6), within("abc", 6)
     ('a<b', 'abc')
     """
+    if len(safe(text).encode()) <= most_bytes:
+        return text
     size = 0
     for i, character in enumerate(text):
         size += len(safe(character).encode())
@@ -58,22 +60,31 @@ def short(text: str, most: int) -> str:
     return safe(cut) + (" …" if len(cut) < len(line) or len(text) > 4 * most else "")
 
 
-def passage(text: str, most: int, most_bytes: int) -> str:
+def breakable(option: str) -> str:
+    """An option's name as code that a narrow window may break after a dot or an underscore.
+
+    >>> breakable("a.b_c")
+    '<code>a.<wbr>b_<wbr>c</code>'
+    """
+    return f"<code>{short(option, 100).replace('.', '.<wbr>').replace('_', '_<wbr>')}</code>"
+
+
+def passage(text: str, most: int, most_bytes: int, to_html: Callable[[str], str] = safe) -> str:
     """A text to read: whole where it is short, else its start, to be opened; what is cut off is said.
 
-    Takes at most `most` characters, and `most_bytes` of HTML beside the tags.
+    Takes at most `most` characters, and `most_bytes` of HTML beside the tags. `to_html` makes the text HTML.
     """
     if not text.strip():
         return '<p class="passage soft">(empty)</p>'
     # a third of the room is for the lead, which repeats the start
     shown = within(clip(text, most), most_bytes * 2 // 3)
     note = "" if len(shown) == len(text) else f"Cut at {len(shown):,} of {len(text):,} characters."
-    body = f'<p class="passage" dir="auto">{safe(shown)}</p>'
+    body = f'<p class="passage" dir="auto">{to_html(shown)}</p>'
     lead = within(clip(shown, LEAD), most_bytes // 3)
     if len(lead) == len(shown):
         return body + (f'<p class="soft">{note}</p>' if note else "")
     return (
-        f'<details><summary><span class="lead" dir="auto">{safe(lead)} … </span>'
+        f'<details><summary><span class="lead" dir="auto">{to_html(lead)} … </span>'
         '<span class="more"><span class="lead">more</span><span class="less">less</span></span></summary>'
         f"{body}" + (f'<p class="soft">{note}</p>' if note else "") + "</details>"
     )

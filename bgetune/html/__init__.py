@@ -1,0 +1,1 @@
+"""What our HTML pages share: escaped pieces, words, colours and looks."""
