@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from bgetune.config import HEADS, Head, JobConfig, Similarity, TrainConfig
+from bgetune.config import HEADS, EvalConfig, Head, JobConfig, TrainConfig
 from bgetune.data import Texts
 from bgetune.encode import encode_once
-from bgetune.encoded import Encoded
 from bgetune.encoder import Encoder
 from bgetune.files import atomic_file
-from bgetune.fusion import best, candidates, reciprocal_rank, weighted_sum
+from bgetune.fusion import reciprocal_rank
+from bgetune.fusion_library import library_fusion
 from bgetune.index.bm25 import BM25Index
-from bgetune.index.dense import DenseIndex
-from bgetune.index.exact import pair_scores
-from bgetune.index.multi_vector import MultiVectorIndex
-from bgetune.index.sparse import SparseIndex
 from bgetune.metrics import Results
+from bgetune.searched import EncodedSet, Ranking, Searched
 
 HYBRID, RRF = "hybrid", "hybrid_rrf"
 """Weighted sum of all heads' scores, and reciprocal rank fusion of their rankings."""
+TUNED = "hybrid_tuned"
+"""The weighted sum with weights that were best on the dev split (fusion_weights.py)."""
+DENSE_SPARSE, MULTI_VECTOR_FULL = "dense+sparse", "multi_vector_full"
+"""The weighted sum without the dearest head; and that head over every passage instead of the candidates."""
 
 
-def retrievers_of(heads: Sequence[Head]) -> list[str]:
-    """What a model with these heads can be searched with.
+def retrievers_of(heads: Sequence[Head], settings: EvalConfig | None = None) -> list[str]:
+    """What a model with these heads can be searched with, and with `settings` also what they ask for.
 
     >>> retrievers_of(("dense",)), retrievers_of(("dense", "sparse"))
     (['dense'], ['dense', 'sparse', 'hybrid', 'hybrid_rrf'])
+    >>> retrievers_of(HEADS, EvalConfig(multi_vector="both", fusions=("isr",)))[3:]
+    ['multi_vector_full', 'dense+sparse', 'hybrid', 'hybrid_tuned', 'hybrid_rrf', 'hybrid_isr']
     """
-    return list(heads) if len(heads) == 1 else [*heads, HYBRID, RRF]
+    if len(heads) == 1:
+        return list(heads)
+    if settings is None:
+        return [*heads, HYBRID, RRF]
+    full = [MULTI_VECTOR_FULL] if "multi_vector" in heads and settings.multi_vector == "both" else []
+    two = [DENSE_SPARSE] if set(heads) == set(HEADS) else []  # of two heads, it is the hybrid
+    tuned = [TUNED] if settings.tune_weights else []
+    return [*heads, *full, *two, HYBRID, *tuned, RRF, *(f"hybrid_{name}" for name in settings.fusions)]
 
 
 def ensemble_weights(train: TrainConfig) -> dict[str, float]:
@@ -61,83 +72,78 @@ def search(
     Returns:
         A ranking for each wanted retriever.
     """
-    fused = {HYBRID, RRF} & set(wanted)
-    weights = ensemble_weights(config.train)
-    # dense and sparse name the candidates of what re-ranks
-    reranked = fused or "multi_vector" in wanted
-    heads = encoder.heads if reranked else tuple(h for h in encoder.heads if h == "dense" or h in wanted)
+    encoded = encode_set(encoder, queries, corpus, config, _heads_for(wanted, encoder.heads), cache, label)
+    found = rankings(encoded, config, wanted, label, index, depth)
+    return {name: as_results(queries.ids, corpus.ids, *ranking) for name, ranking in found.items()}
+
+
+def _heads_for(wanted: Sequence[str], heads: Sequence[Head]) -> tuple[Head, ...]:
+    """Dense and sparse name the candidates of whatever re-ranks, so all but these two need every head.
+
+    >>> _heads_for(["sparse"], HEADS), _heads_for(["hybrid"], HEADS)
+    (('dense', 'sparse'), ('dense', 'sparse', 'multi_vector'))
+    """
+    named = {"dense", *wanted} if DENSE_SPARSE not in wanted else {"dense", "sparse", *wanted}
+    cheap = named <= {"dense", "sparse", DENSE_SPARSE}
+    return tuple(head for head in heads if not cheap or head in named)
+
+
+def encode_set(
+    encoder: Encoder,
+    queries: Texts,
+    corpus: Texts,
+    config: JobConfig,
+    heads: Sequence[Head],
+    cache: Path,
+    label: str,
+) -> EncodedSet:
+    """Encode corpus and queries by some of the encoder's heads, or read what `cache` has of them."""
     passages = encode_once(encoder, corpus, "passage", config, f"{label} passages", cache, heads)
     questions = encode_once(encoder, queries, "query", config, f"{label} queries", cache, heads)
-    searched = _Searched(passages, questions, encoder.spec.similarity, index, config, depth, label)
+    return EncodedSet(passages, questions, encoder.spec.similarity)
+
+
+def rankings(
+    encoded: EncodedSet,
+    config: JobConfig,
+    wanted: Sequence[str],
+    label: str,
+    index: str = "Flat",
+    depth: int = 100,
+    tuned_weights: Mapping[str, float] | None = None,
+) -> dict[str, Ranking]:
+    """Build the indexes and search: the `depth` best passages of each query.
+
+    Args:
+        wanted: names out of `retrievers_of`, for the heads of which `encoded` has something.
+        index: FAISS factory string of the dense index.
+        label: for the progress bars.
+        tuned_weights: head -> weight, of `hybrid_tuned`.
+
+    Returns:
+        Retriever -> scores float32 [Q, K] and rows int64 [Q, K], best first; row -1: nothing found.
+
+    Raises:
+        UserError: the library of a fusion out of `config.eval.fusions` is missing.
+    """
+    searched = Searched(encoded, config, index, depth, label)
+    weights = {HYBRID: ensemble_weights(config.train), TUNED: tuned_weights}
     found = {}
     for name in wanted:
-        scores, rows = searched.fused(name, weights) if name in fused else searched.alone(name)
-        found[name] = as_results(queries.ids, corpus.ids, scores, rows)
+        if name == MULTI_VECTOR_FULL or (name == "multi_vector" and config.eval.multi_vector == "full"):
+            found[name] = searched.every_passage()
+        elif name in HEADS:
+            found[name] = searched.alone(name)
+        elif name == DENSE_SPARSE:
+            found[name] = searched.weighted(ensemble_weights(config.train), ("dense", "sparse"))
+        elif name in weights:
+            of_heads = weights[name]
+            assert of_heads is not None, f"{name}: no weights were given"
+            found[name] = searched.weighted(of_heads)
+        else:
+            fusion = reciprocal_rank if name == RRF else partial(library_fusion, name.removeprefix("hybrid_"))
+            found[name] = searched.fused(fusion)
     return found
-
-
-Ranking = tuple[np.ndarray, np.ndarray]
-"""Scores float32 [Q, K] and rows int64 [Q, K], best first; row -1: nothing found."""
-
-
-class _Searched:
-    """Each head's ranking, and all heads' scores of the candidates; each made once, when it is first needed."""
-
-    def __init__(
-        self,
-        passages: Encoded,
-        questions: Encoded,
-        similarity: Similarity,
-        index: str,
-        config: JobConfig,
-        depth: int,
-        label: str,
-    ) -> None:
-        self._passages, self._questions = passages, questions
-        self._settings, self._depth, self._label = config.eval, depth, label
-        wide = depth if passages.sparse is None and passages.multi_vector is None else config.eval.candidates
-        self._dense = DenseIndex.build(passages.vectors, similarity, index)
-        self._exact = passages.vectors, similarity
-        self._wide: dict[str, Ranking] = {"dense": self._dense.search(questions.vectors, max(wide, depth))}
-        if passages.sparse is not None and questions.sparse is not None:
-            self._sparse = SparseIndex.build(passages.sparse)
-            self._wide["sparse"] = self._sparse.search(questions.sparse, max(wide, depth))
-        self._scores: dict[str, np.ndarray] = {}
-        self._rows = candidates(*(rows[:, :wide] for _, rows in self._wide.values()))
-
-    def alone(self, head: str) -> Ranking:
-        if head == "multi_vector":
-            if self._settings.multi_vector == "full":
-                assert self._passages.multi_vector is not None
-                assert self._questions.multi_vector is not None
-                index = MultiVectorIndex(self._passages.multi_vector)
-                return index.search(self._questions.multi_vector, self._depth, f"{self._label} multi-vector")
-            return best(self._candidate_scores()[head], self._rows, self._depth)
-        scores, rows = self._wide[head]
-        return scores[:, : self._depth], rows[:, : self._depth]
-
-    def fused(self, name: str, weights: Mapping[str, float]) -> Ranking:
-        scores = self._candidate_scores()
-        if name == HYBRID:
-            return best(weighted_sum(scores, weights), self._rows, self._depth)
-        # what shares no word with the query was not found by the sparse head, so it has no rank there
-        found = {head: np.where(s == 0, -np.inf, s) if head == "sparse" else s for head, s in scores.items()}
-        return best(reciprocal_rank(found), self._rows, self._depth)
-
-    def _candidate_scores(self) -> dict[str, np.ndarray]:
-        """Every head's exact score [Q, C] of the union of what dense and sparse found; -inf where there is none."""
-        if not self._scores:
-            empty = self._rows < 0
-            vectors, similarity = self._exact
-            self._scores["dense"] = pair_scores(self._questions.vectors, vectors, self._rows, similarity)
-            if self._questions.sparse is not None:
-                self._scores["sparse"] = self._sparse.scores_of(self._questions.sparse, self._rows)
-            if self._questions.multi_vector is not None and self._passages.multi_vector is not None:
-                index = MultiVectorIndex(self._passages.multi_vector)
-                label = f"{self._label} multi-vector"
-                self._scores["multi_vector"] = index.rerank(self._questions.multi_vector, self._rows, label)
-            self._scores = {head: np.where(empty, -np.inf, scores) for head, scores in self._scores.items()}
-        return self._scores
 
 
 def search_bm25(queries: Texts, corpus: Texts, depth: int) -> Results:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import doctest
 import itertools
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgetune import fusion
+from bgetune import fusion, fusion_library
+from bgetune.errors import UserError
 from bgetune.fusion import best, candidates, reciprocal_rank, weighted_sum
+from bgetune.fusion_library import FUSIONS, check_fusions, library_fusion
 
 NAMES = ("dense", "sparse", "multi_vector")
 shapes = st.tuples(st.integers(0, 5), st.integers(0, 12), st.integers(0, 2**32 - 1))
 
 
-def test_doctests():
-    result = doctest.testmod(fusion)
+@pytest.mark.parametrize("module", [fusion, fusion_library])
+def test_doctests(module):
+    result = doctest.testmod(module)
     assert result.attempted
     assert not result.failed
 
@@ -121,3 +125,121 @@ def test_the_whole_way_from_two_retrievers():
     fused, order = best(reciprocal_rank(scores), rows, 10)
     assert order.tolist() == [[1, 3, 8]]  # 1/62 + 1/61; then 1/61 + 1/63; then 1/63 + 1/62
     assert fused[0] == pytest.approx([1 / 62 + 1 / 61, 1 / 61 + 1 / 63, 1 / 63 + 1 / 62])
+
+
+# -- the library's fusions
+
+
+def rankings_of(seed: int, queries: int = 6, width: int = 15) -> dict[str, np.ndarray]:
+    """Distinct scores; sparse has not found everything, and for query 2 nothing."""
+    rng = np.random.default_rng(seed)
+    scores = {name: rng.permuted(np.tile(np.arange(width) / 8, (queries, 1)), axis=1) for name in NAMES}
+    scores["sparse"][rng.random((queries, width)) < 0.4] = -np.inf
+    scores["sparse"][2] = -np.inf
+    return {name: values.astype(np.float32) for name, values in scores.items()}
+
+
+def ranks_by_loop(row: np.ndarray) -> dict[int, int]:
+    found = [c for c in range(len(row)) if row[c] > -np.inf]
+    return {c: rank for rank, c in enumerate(sorted(found, key=lambda c: (-row[c], c)), start=1)}
+
+
+def min_max_by_loop(row: np.ndarray) -> dict[int, float]:
+    found = {c: float(row[c]) for c in range(len(row)) if row[c] > -np.inf}
+    low, high = min(found.values(), default=0.0), max(found.values(), default=0.0)
+    return {c: (score - low) / max(high - low, 1e-9) for c, score in found.items()}
+
+
+COMBINED = {
+    "sum": sum,
+    "max": max,
+    "min": min,
+    "med": np.median,
+    "anz": np.mean,
+    "mnz": lambda parts: sum(parts) * len(parts),
+    "isr": lambda parts: sum(parts) * len(parts),
+    "log_isr": lambda parts: sum(parts) * np.log(len(parts)),
+    "logn_isr": lambda parts: sum(parts) * np.log(len(parts) + 0.01),
+}
+
+
+def fused_by_loop(name: str, scores: dict[str, np.ndarray]) -> np.ndarray:
+    fused = np.zeros(scores["dense"].shape)
+    for q in range(len(fused)):
+        if name.endswith("isr"):
+            of_heads = [{c: 1 / rank**2 for c, rank in ranks_by_loop(s[q]).items()} for s in scores.values()]
+        else:
+            of_heads = [min_max_by_loop(s[q]) for s in scores.values()]
+        for c in set().union(*of_heads):
+            fused[q, c] = COMBINED[name]([of_head[c] for of_head in of_heads if c in of_head])
+    return fused
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rrf_of_the_library_equals_ours(seed):
+    scores = rankings_of(seed)
+    np.testing.assert_allclose(library_fusion("rrf", scores), reciprocal_rank(scores), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", COMBINED)
+def test_the_librarys_fusions_equal_loops(name):
+    scores = rankings_of(7)
+    np.testing.assert_allclose(library_fusion(name, scores), fused_by_loop(name, scores), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_every_fusion_gives_numbers_the_same_whatever_the_order_of_the_heads(name):
+    scores = {head: np.round(values) for head, values in rankings_of(3).items()}  # with ties
+    fused = library_fusion(name, scores)
+    assert (fused.dtype, fused.shape) == (np.float32, (6, 15))
+    assert np.isfinite(fused).all()
+    assert fused.tobytes() == library_fusion(name, {head: scores[head] for head in reversed(NAMES)}).tobytes()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ties_rank_by_place_in_the_library_too(seed):
+    rng = np.random.default_rng(seed)
+    scores = {name: random_scores(rng, (4, 40)) for name in NAMES}
+    np.testing.assert_allclose(library_fusion("rrf", scores), reciprocal_rank(scores), rtol=1e-6)
+    np.testing.assert_allclose(library_fusion("isr", scores), fused_by_loop("isr", scores), rtol=1e-5)
+
+
+def test_one_ranking_is_not_fused_and_none_gives_nothing():
+    nothing, dense = np.full((2, 3), -np.inf), np.array([[0.5, 0.25, -np.inf], [0.0, 1.0, 2.0]])
+    assert library_fusion("isr", {"dense": dense, "sparse": nothing}).tolist() == [[0.5, 0.25, 0], [0, 1, 2]]
+    assert library_fusion("isr", {"dense": nothing, "sparse": nothing}).tolist() == np.zeros((2, 3)).tolist()
+    assert library_fusion("isr", {"dense": np.zeros((0, 3)), "sparse": np.zeros((0, 3))}).shape == (0, 3)
+
+
+def test_the_compiler_is_left_as_it_was():
+    from numba import config
+
+    before = config.DISABLE_JIT
+    library_fusion("max", rankings_of(0))
+    assert before == config.DISABLE_JIT
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["isr", "log_irs"], r'eval\.fusions: "log_irs": use any of anz, .*; did you mean "log_isr"\?'),
+        (["condorcet"], r'eval\.fusions: "condorcet": use any of anz, '),
+        (["rrf"], r"eval\.fusions: rrf is always measured, as hybrid_rrf; leave it out"),
+        (["isr", "isr"], r"eval\.fusions: isr is named twice; name each fusion once"),
+    ],
+)
+def test_a_fusion_that_cannot_be_computed_is_refused(names, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        check_fusions(names)
+
+
+def test_a_missing_library_is_named_with_its_command(monkeypatch):
+    check_fusions(FUSIONS)
+    message = r'^eval\.fusions: isr: the package ranx .*; install it with: pip install "bgetune\[fusion\]"$'
+    for package in ("ranx", "numba"):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(UserError, match=message):
+            library_fusion("isr", rankings_of(0))
+    with pytest.raises(UserError, match=message):
+        check_fusions(["isr"])
+    check_fusions([])

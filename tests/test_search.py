@@ -18,11 +18,25 @@ from bgetune.data import Texts, read_retrieval_set
 from bgetune.encode import encode, encode_once
 from bgetune.encoded import Encoded, Writer
 from bgetune.encoder import Encoder
+from bgetune.fusion import reciprocal_rank
+from bgetune.index.exact import pair_scores
 from bgetune.index.multi_vector import TokenMatrix
 from bgetune.index.sparse import SparseMatrix
 from bgetune.metrics import Results
 from bgetune.representations import Representations
-from bgetune.search import HYBRID, RRF, as_results, pair_scores, retrievers_of, search
+from bgetune.search import (
+    DENSE_SPARSE,
+    HYBRID,
+    MULTI_VECTOR_FULL,
+    RRF,
+    TUNED,
+    EncodedSet,
+    as_results,
+    encode_set,
+    rankings,
+    retrievers_of,
+    search,
+)
 from tests import tiny
 from tests.tiny import shards_in
 
@@ -230,6 +244,90 @@ def test_a_dense_model_is_searched_by_dense(tmp_path: Path) -> None:
     scores = dense_by_hand(queries, passages, "cosine")
     check(found["dense"], scores, domain, 100)
     check(found[HYBRID], scores, domain, 100)  # of one head, itself
+
+
+# -- what an evaluation asks for besides
+
+
+def whole(domain: Domain, cache: Path, heads: tuple[Head, ...] = HEADS) -> EncodedSet:
+    return encode_set(domain.encoder, domain.queries, domain.corpus, domain.config, heads, cache, "test")
+
+
+def named(domain: Domain, found: Mapping[str, Any]) -> dict[str, Results]:
+    return {name: as_results(domain.queries.ids, domain.corpus.ids, *ranking) for name, ranking in found.items()}
+
+
+@pytest.mark.parametrize("multi_vector", ["rerank", "full", "both"])
+def test_search_is_encoding_and_then_ranking(domain: Domain, tmp_path: Path, multi_vector: Any) -> None:
+    domain = domain.with_config(eval=EvalConfig(candidates=5, multi_vector=multi_vector))
+    encoded_set = whole(domain, tmp_path)
+    assert encoded_set.heads == HEADS
+    found = rankings(encoded_set, domain.config, EVERYTHING, "test")
+    assert all((scores.dtype, rows.dtype) == (np.float32, np.int64) for scores, rows in found.values())
+    assert named(domain, found) == domain.search(tmp_path, EVERYTHING)
+
+
+def test_both_kinds_of_multi_vector_are_those_of_each_setting(domain: Domain, tmp_path: Path) -> None:
+    few = {kind: domain.with_config(eval=EvalConfig(candidates=5, multi_vector=kind)) for kind in ("rerank", "full")}
+    both = domain.with_config(eval=EvalConfig(candidates=5, multi_vector="both"))
+    found = both.search(tmp_path, ["multi_vector", MULTI_VECTOR_FULL])
+    reranked, full = (few[kind].search(tmp_path, ["multi_vector"])["multi_vector"] for kind in ("rerank", "full"))
+    assert found == {"multi_vector": reranked, MULTI_VECTOR_FULL: full}
+    assert reranked != full
+    check(full, by_hand(domain)["multi_vector"], domain, 100)
+
+
+def test_dense_and_sparse_need_no_token_vectors(domain: Domain, tmp_path: Path) -> None:
+    scores = by_hand(domain)
+    two = {head: scores[head] for head in ("dense", "sparse")}
+    found = domain.search(tmp_path, [DENSE_SPARSE])
+    check(found[DENSE_SPARSE], hybrid_by_hand(two, domain.config.train), domain, 100)
+    encoded_set = whole(domain, tmp_path, ("dense", "sparse"))
+    assert encoded_set.heads == ("dense", "sparse")
+    assert len(shards_in(tmp_path)) == 2  # search encoded no more than these
+    assert named(domain, rankings(whole(domain, tmp_path), domain.config, [DENSE_SPARSE], "test")) == found
+
+
+def test_tuned_weights_are_those_given(domain: Domain, tmp_path: Path) -> None:
+    encoded_set = whole(domain, tmp_path)
+    given = {"dense": 0.0, "sparse": 2.0, "multi_vector": 0.125}
+    found = named(domain, rankings(encoded_set, domain.config, [HYBRID, TUNED], "test", tuned_weights=given))
+    scores = by_hand(domain)
+    check(found[TUNED], sum(given[head] * values for head, values in scores.items()), domain, 100)
+    check(found[HYBRID], hybrid_by_hand(scores, domain.config.train), domain, 100)
+    with pytest.raises(AssertionError, match="hybrid_tuned"):
+        rankings(encoded_set, domain.config, [TUNED], "test")
+
+
+def test_a_fusion_of_the_library_ranks_what_each_head_found(
+    domain: Domain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets the candidates' scores as RRF does; what it makes of them is tested in test_fusion.py."""
+    asked = []
+
+    def fusion(name: str, scores: Mapping[str, np.ndarray]) -> np.ndarray:
+        asked.append((name, sorted(scores), float(np.isneginf(scores["sparse"]).mean())))
+        return reciprocal_rank(scores)
+
+    monkeypatch.setattr(search_module, "library_fusion", fusion)
+    found = domain.search(tmp_path, [RRF, "hybrid_log_isr"])
+    assert found["hybrid_log_isr"] == found[RRF]
+    ((name, heads, absent),) = asked
+    assert (name, heads) == ("log_isr", sorted(HEADS))
+    assert 0 < absent < 1
+
+
+def test_retrievers_of_a_model_and_a_setting() -> None:
+    everything = EvalConfig(multi_vector="both", tune_weights=True, fusions=("isr", "mnz"))
+    nothing = EvalConfig(multi_vector="full", tune_weights=False)
+    fused = [HYBRID, TUNED, RRF, "hybrid_isr", "hybrid_mnz"]
+    assert retrievers_of(HEADS, everything) == [*HEADS, MULTI_VECTOR_FULL, DENSE_SPARSE, *fused]
+    assert retrievers_of(HEADS, nothing) == [*HEADS, DENSE_SPARSE, HYBRID, RRF]
+    assert retrievers_of(("dense", "sparse"), everything) == ["dense", "sparse", *fused]
+    two: tuple[Head, ...] = ("dense", "multi_vector")
+    assert retrievers_of(two, everything) == [*two, MULTI_VECTOR_FULL, *fused]
+    assert retrievers_of(("dense",), everything) == ["dense"]
+    assert retrievers_of(HEADS) == [*HEADS, HYBRID, RRF]
 
 
 # -- what is kept
