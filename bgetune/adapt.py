@@ -15,7 +15,7 @@ from bgetune.config_io import parse_job
 from bgetune.errors import UserError
 from bgetune.manifest import holds
 from bgetune.run import LOCK_HELD, Run, open_run
-from bgetune.stage_program import PARENT_PIPE, add_run_options
+from bgetune.stage_program import PARENT_PIPE, add_run_options, keeps_limits
 from bgetune.stages import Stage, plan
 
 log = logging.getLogger("bgetune")
@@ -37,6 +37,8 @@ def adapt(argv: Sequence[str]) -> int:
             heading = f"[{number}/{len(steps)}] {stage.name}{in_round}"
             if not redo and holds(stage, config, run):
                 log.info("%s: still holds, skipped", heading)
+                if code := keeps_limits(stage, run):
+                    return code
                 continue
             log.info("%s: %s", heading, stage.what)
             began = time.perf_counter()
@@ -78,7 +80,7 @@ def _wait(child: subprocess.Popen[bytes]) -> int:
 
 
 def _say_result(config: JobConfig, run: Run) -> None:
-    if not (run.report / "report.md").is_file():
+    if not (run.report / "report.html").is_file():
         raise UserError(f"{run.report}: no report; run again with --force")
     print(f"model:  {run.export}")
-    print(f"report: {run.report / 'report.md'}")
+    print(f"report: {run.report / 'report.html'}")

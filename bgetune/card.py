@@ -55,7 +55,8 @@ def model_card(config: JobConfig, encoder: Encoder, measured: Measured) -> str:
 
 def _what_it_is(config: JobConfig, measured: Measured) -> str:
     report = measured.report
-    if report["model"]["base_weights"] == report["model"]["tuned_weights"]:
+    base, *_, ours = report["systems"].values()
+    if base["weights"] == ours["weights"]:
         heads = f", with the {_and(measured.started)} that training started from" if measured.started else ""
         return f"**These are the weights of {_base_link(config)}**{heads}: no checkpoint was better on dev."
     made = f"{_base_link(config)} fine-tuned for retrieval on *{config.data.name}* with bgetune."
@@ -100,17 +101,18 @@ def _metadata(config: JobConfig, encoder: Encoder) -> str:
 
 def _gain_tables(report: dict[str, Any]) -> list[str]:
     """A heading and a table a set; the retriever that the set's verdict is about is in bold."""
+    base, *_, ours = report["systems"]
     parts = []
     for name, found in report["sets"].items():
-        lines = ["| retriever | nDCG@10 base | tuned | gain | 95 % interval | p |", "|---|---|---|---|---|---|"]
+        lines = [f"| retriever | nDCG@10 {base} | {ours} | gain | 95 % interval | p |", "|---|---|---|---|---|---|"]
         for retriever, scores in found["retrievers"].items():
             decides = retriever == found["decided_by"] and len(found["retrievers"]) > 2
-            cells = [f"**{retriever}**" if decides else retriever, f"{scores['base']['ndcg@10']:.4f}"]
-            if "gain" in scores:
-                gain = scores["gain"]["ndcg@10"]
+            before = scores.get(base, scores.get("any"))
+            cells = [f"**{retriever}**" if decides else retriever, f"{before['ndcg@10']:.4f}"]
+            if gain := found["gains"].get(retriever, {}).get(ours, {}).get("ndcg@10"):
                 low, high = gain["ci95"]
-                tuned = f"{scores['tuned']['ndcg@10']:.4f}"
-                cells += [tuned, f"{gain['abs']:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{gain['p']:.4f}"]
+                value = f"{scores[ours]['ndcg@10']:.4f}"
+                cells += [value, f"{gain['abs']:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{gain['p_holm']:.4f}"]
             else:
                 cells += [""] * 4
             lines.append(f"| {' | '.join(cells)} |")
@@ -121,7 +123,8 @@ def _gain_tables(report: dict[str, Any]) -> list[str]:
 def _how_measured(config: JobConfig, encoder: Encoder, measured: Measured) -> str:
     lines = [
         "Base and tuned were measured on the same test queries with indexes rebuilt from their own weights; the "
-        "interval is a 95 % bootstrap over queries, p is from a paired randomisation test. Training saw no guard."
+        "interval is a 95 % bootstrap over queries, p is from a paired randomisation test, corrected for the number of "
+        "sets by Holm's method. Training saw no guard."
     ]
     if len(encoder.heads) > 1:
         everything = config.eval.multi_vector == "full"
@@ -132,6 +135,9 @@ def _how_measured(config: JobConfig, encoder: Encoder, measured: Measured) -> st
             f"{', '.join(ranking[:-1])} and {ranking[-1]} rank the {config.eval.candidates} best passages of "
             f"{found_by}: `hybrid` by {_hybrid(config, encoder.heads)}, `hybrid_rrf` by the heads' reciprocal ranks."
         )
+        if tuned := measured.report["hybrid_weights"].get(list(measured.report["systems"])[-1]):
+            best = " + ".join(f"{weight:g} * {head}" for head, weight in tuned.items())
+            lines.append(f"`hybrid_tuned` is {best}, the weights that were best on the domain's dev split.")
     if measured.started:
         heads = _and(measured.started)
         lines.append(f"The base model lacks the {heads}; base is measured with what training started from.")

@@ -16,8 +16,11 @@ Fine-tune BGE and other embedding models on your own documents, and measure what
   adapt      the whole job: prepare, mine, train, evaluate, export; run again to go on
   data-prep  one step of data preparation: harvest, prepare, mine, validate
   train      fine-tune on the mined examples
-  eval       measure base and tuned on every test split
+  merge      choose between base and tuned weights by dev and guards, where merge.shares asks for it
+  eval       measure base and tuned on every test split; a report to look at
   export     write the folder other tools read, and check it in each of them
+  compare    any models or jobs side by side on any sets, the same report: bgetune compare A B --data DIR
+  search     try a checkpoint by hand on its corpus: bgetune search --model runs/job "a question"
 
   bgetune COMMAND --help                            every option of a command, with its default
   bgetune adapt --config C --print_config           the configuration as it would be used
@@ -41,6 +44,23 @@ def _export(words: Sequence[str]) -> int:
     return run_stage("export", export, words, prog="bgetune export")
 
 
+def _merge(words: Sequence[str]) -> int:
+    from bgetune.merge import merge
+    from bgetune.stage_program import run_stage
+
+    return run_stage("merge", merge, words, prog="bgetune merge")
+
+
+def _search(words: Sequence[str]) -> int:
+    from bgetune.ask import main as ask
+
+    return ask(words)
+
+
+def _compare(words: Sequence[str]) -> int:
+    return import_module("bgetune.eval.compare").main(words)
+
+
 def _stage(package: str) -> Callable[[Sequence[str]], int]:
     # by name, because the core imports no stage
     return lambda words: import_module(f"bgetune.{package}.__main__").main(words)
@@ -51,7 +71,10 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "data-prep": _stage("data_prep"),
     "train": _stage("train"),
     "eval": _stage("eval"),
+    "merge": _merge,
     "export": _export,
+    "compare": _compare,
+    "search": _search,
 }
 
 

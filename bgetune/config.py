@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bgetune.config_data import DataConfig, MineConfig, SynthesizeConfig
+from bgetune.config_eval import EvalConfig, MergeConfig
 
 Precision = Literal["auto", "fp32", "bf16"]
 Similarity = Literal["cosine", "dot", "euclidean"]
@@ -166,28 +167,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class EvalConfig:
-    """Base against tuned on every test split, with rebuilt indexes."""
-
-    index: str = "Flat"
-    """FAISS factory string; Flat is exact, so that the figures are the model's."""
-    depth: int = 100
-    """Passages retrieved for each query; at least 100."""
-    candidates: int = 200
-    """Passages of each query, of dense and of sparse each, that multi-vector and hybrid re-rank."""
-    multi_vector: Literal["rerank", "full"] = "rerank"
-    """Multi-vector search: re-rank those candidates, or score every passage (exact, slow)."""
-    bootstrap_samples: int = 10000
-    """Resamples for the 95 % interval."""
-    permutations: int = 10000
-    """Sign flips for the randomisation test."""
-    examples: int = 5
-    """Queries won and lost that are shown with texts."""
-    seed: int = 0
-    """Decides resamples and flips."""
-
-
-@dataclass(frozen=True)
 class ExportConfig:
     """The folder other tools read."""
 
@@ -227,6 +206,7 @@ class JobConfig:
     synthesize: SynthesizeConfig = field(default_factory=SynthesizeConfig)
     mine: MineConfig = field(default_factory=MineConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    merge: MergeConfig = field(default_factory=MergeConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)

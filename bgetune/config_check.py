@@ -7,8 +7,9 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from bgetune.config import HEADS, EvalConfig, JobConfig, ModelConfig, TrainConfig
+from bgetune.config import HEADS, JobConfig, ModelConfig, TrainConfig
 from bgetune.config_check_data import at_least, check_data, check_mine, check_synthesize, require, sources_of
+from bgetune.config_check_eval import check_eval, check_merge
 
 
 def _refuse_infinite(section: Any, prefix: str) -> None:
@@ -20,15 +21,20 @@ def _refuse_infinite(section: Any, prefix: str) -> None:
             require(math.isfinite(value), f"{prefix}{field_.name}", value, "use a finite number")
 
 
-def check(config: JobConfig) -> JobConfig:
-    """Refuse values that have the right type and no sense. Raises UserError naming the option."""
+def check(config: JobConfig, is_job: bool = True) -> JobConfig:
+    """Refuse values that have the right type and no sense. Raises UserError naming the option.
+
+    Args:
+        is_job: off for a command that takes only some of the options, and has no data of its own.
+    """
     _refuse_infinite(config, "")
     require(bool(config.output.strip()), "output", config.output, "name the job's folder")
     at_least(1, "encode_batch_tokens", config.encode_batch_tokens)
     at_least(1, "encode_shard_texts", config.encode_shard_texts)
     at_least(1, "adapt.rounds", config.adapt.rounds)
     _check_model(config.model)
-    check_data(config.data)
+    if is_job:
+        check_data(config.data)
     for option, source in sources_of(config.data).items():
         inside = source.kind == "documents" and _is_within(config.output, source.path)
         require(not inside, "output", config.output, f"it lies in {option}.path, and would be read as a document")
@@ -53,7 +59,8 @@ def check(config: JobConfig) -> JobConfig:
         if config.train.in_batch_negatives
         else "there are no hard negatives either, and a step needs some; leave it on",
     )
-    _check_eval(config.eval)
+    check_merge(config.merge)
+    check_eval(config.eval)
     return config
 
 
@@ -131,12 +138,3 @@ def _check_heads(model: ModelConfig, train: TrainConfig) -> None:
     name = train.dev_retriever
     if model.heads != "auto" and name not in ("auto", "hybrid"):
         require(name in model.heads, "train.dev_retriever", name, f"the model's heads are {list(model.heads)}")
-
-
-def _check_eval(evaluation: EvalConfig) -> None:
-    at_least(0, "eval.seed", evaluation.seed)
-    at_least(0, "eval.examples", evaluation.examples)
-    require(evaluation.depth >= 100, "eval.depth", evaluation.depth, "Recall@100 needs at least 100")
-    at_least(100, "eval.candidates", evaluation.candidates)
-    for option in ("bootstrap_samples", "permutations"):
-        at_least(100, f"eval.{option}", getattr(evaluation, option))

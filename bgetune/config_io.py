@@ -150,6 +150,7 @@ def parse_job(
     prog: str,
     description: str,
     add_own: Callable[[jsonargparse.ArgumentParser], None] | None = None,
+    is_job: bool = True,
 ) -> tuple[JobConfig, dict[str, Any]]:
     """Read `--config FILE` and dotted overrides.
 
@@ -157,6 +158,7 @@ def parse_job(
         argv: the words after the program's name.
         prog, description: for `--help`.
         add_own: adds the program's own options, which are not part of the job.
+        is_job: off where the program takes the job's options and not its data.
 
     Returns:
         The checked job, and the program's own options by name.
@@ -182,7 +184,7 @@ def parse_job(
         raise UserError(_one_line(str(error))) from None
     values = {field.name: names[field.name] for field in dataclasses.fields(JobConfig)}
     extras = {key: names[key] for key in own if key in names and key not in ("help", "config", "print_config")}
-    return check(JobConfig(**values)), extras
+    return check(JobConfig(**values), is_job), extras
 
 
 def _shipped(word: str) -> str:

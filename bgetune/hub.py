@@ -30,12 +30,12 @@ def export(config: JobConfig, run: Run) -> None:
     Raises:
         UserError: a reader gives something else than we do; nothing is left behind then.
     """
-    encoder = Encoder.load_folder(run.best, config.model)
+    encoder = Encoder.load_folder(run.final(config), config.model)
     report = read_json(run.report / "report.json")
     stats = read_json(run.examples.parent / "stats.json")
     with atomic_folder(run.export) as folder:
         encoder.save(folder, _DTYPES[config.export.dtype])
-        measured = Measured(report, stats, weights_files_hash(run.best), _started_heads(config, run, encoder))
+        measured = Measured(report, stats, weights_files_hash(run.final(config)), _started_heads(config, run, encoder))
         write_text(folder / "README.md", model_card(config, encoder, measured))
         written = Encoder.load_folder(folder, config.model)
         differences = compare_readers(folder, written)

@@ -5,9 +5,9 @@ Layout of `runs/<name>/`, in the order in which it comes to be:
     config.yaml                  the effective configuration
     data/<set>/                  BEIR layout: the domain and each guard
     mined/                       train.jsonl, the training examples; audit.html; stats.json; ranks.npz
-    checkpoints/step-N/, best/   to resume from; the best model on dev
+    checkpoints/step-N/, best/   to resume from; the best model on dev; merged/, where merging is asked for
     logs/train.jsonl             one line a step
-    report/                      report.json, report.md, TREC run files
+    report/                      report.html, report.md, report.json, per_query.parquet, TREC run files
     export/                      the folder other tools read
     vectors/                     encoded texts, named by the hash of weights, texts and settings
     rounds/<n>/                  mined, checkpoints and logs of round n, from the second on
@@ -70,6 +70,15 @@ class Run:
         return self.checkpoints / "best"
 
     @property
+    def merged(self) -> Path:
+        """The weights between base and best that `merge` chose."""
+        return self.checkpoints / "merged"
+
+    def final(self, config: JobConfig) -> Path:
+        """The model that the job ends with."""
+        return self.merged if config.merge.shares else self.best
+
+    @property
     def base_heads(self) -> Path | None:
         """Heads that base is measured with, where it has none of its own."""
         folder = self.best / STARTED_HEADS
@@ -78,6 +87,11 @@ class Run:
     @property
     def train_log(self) -> Path:
         return self.round_folder / "logs" / "train.jsonl"
+
+    @property
+    def wandb_id(self) -> Path:
+        """The W&B run of the job, which training began and the evaluation adds to."""
+        return self.checkpoints / "wandb_id.txt"
 
     @property
     def report(self) -> Path:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from bgetune.config import HEADS, JobConfig
 from bgetune.data import source_path
+from bgetune.files import read_json
+from bgetune.merge_choice import more_tuned_folders
 from bgetune.run import Run
 
 
@@ -24,6 +26,10 @@ class Stage:
     uses_model: Callable[[JobConfig], bool] = lambda config: True
     in_rounds: bool = False
     """Done in every round of `adapt.rounds`."""
+    wanted: Callable[[JobConfig], bool] = lambda config: True
+    """Whether a job with this configuration has the stage at all."""
+    broken: Callable[[Run], list[str]] = lambda run: []
+    """Limits of the job's own that its work does not keep, a sentence each; it ends with exit code 1 then."""
     on_every_rank: bool = False
     """Of a launch with several processes, all do the work; else rank 0 alone, and the others end at once."""
 
@@ -96,19 +102,37 @@ STAGES: tuple[Stage, ...] = (
         on_every_rank=True,
     ),
     Stage(
+        name="merge",
+        command=("bgetune.cli", "merge"),
+        what="choose between base and tuned weights by dev and guards",
+        keys=(*ENCODING, *_SEARCH, "data.name", "data.guards", "merge"),
+        inputs=lambda config, run: [
+            run.best,
+            *(run.data(name) for name in _sets(config)),
+            *more_tuned_folders(config, run),
+        ],
+        outputs=lambda config, run: [run.merged],
+        wanted=lambda config: bool(config.merge.shares),
+    ),
+    Stage(
         name="eval",
         command=("bgetune.eval",),
         what="measure base and tuned on every test split",
-        keys=(*ENCODING, *_SEARCH, "data.name", "data.guards", "eval"),
-        inputs=lambda config, run: [run.best, *(run.data(name) for name in _sets(config))],
+        keys=(*ENCODING, *_SEARCH, "data.name", "data.guards", "merge", "eval"),
+        inputs=lambda config, run: [
+            *dict.fromkeys((run.best, run.final(config))),
+            *(run.data(name) for name in _sets(config)),
+            *(Path(path).expanduser() for path in config.eval.probes.values()),
+        ],
         outputs=lambda config, run: [run.report],
+        broken=lambda run: read_json(run.report / "report.json")["failed"],
     ),
     Stage(
         name="export",
         command=("bgetune.cli", "export"),
         what="write the folder other tools read, with its model card",
-        keys=("model", "export"),
-        inputs=lambda config, run: [run.best, run.report / "report.json"],
+        keys=("model", "merge", "export"),
+        inputs=lambda config, run: [run.final(config), run.report / "report.json"],
         outputs=lambda config, run: [run.export],
     ),
 )
@@ -118,7 +142,7 @@ def plan(config: JobConfig) -> list[tuple[Stage, int]]:
     """Every stage of a job with its round, in order; stages outside of rounds stand in the last one."""
     rounds = [stage for stage in STAGES if stage.in_rounds]
     before = [(STAGES[0], config.adapt.rounds)]
-    after = [(stage, config.adapt.rounds) for stage in STAGES[1:] if not stage.in_rounds]
+    after = [(stage, config.adapt.rounds) for stage in STAGES[1:] if not stage.in_rounds and stage.wanted(config)]
     return [*before, *((stage, number) for number in range(1, config.adapt.rounds + 1) for stage in rounds), *after]
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-COLUMNS = ("retriever", "metric", "base", "tuned", "gain", "95 % interval", "p", "won/lost/tied")
-NAMES = {
-    "ndcg@10": "nDCG@10",
-    "mrr@10": "MRR@10",
-    "recall@10": "Recall@10",
-    "recall@100": "Recall@100",
-    "map@100": "MAP@100",
-}
+_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP"}
+
+
+def metric_name(metric: str) -> str:
+    """
+    >>> metric_name("ndcg@10"), metric_name("map@100")
+    ('nDCG@10', 'MAP@100')
+    """
+    name, _, depth = metric.partition("@")
+    return f"{_NAMES.get(name, name.capitalize())}@{depth}"
 
 
 def p_value(p: float) -> str:
@@ -38,20 +40,38 @@ def interval(ci95: list[float]) -> str:
     return f"{signed(ci95[0])} to {signed(ci95[1])}"
 
 
-def table(measured: Mapping[str, Any]) -> list[list[str]]:
-    """One row a retriever and metric, cells in the order of COLUMNS; empty cells where there is no tuned version."""
+def columns(report: Mapping[str, Any]) -> list[str]:
+    """Names of the cells of `table`; of two systems each has a column of its own."""
+    reference, *others = report["systems"]
+    compared = others if len(others) == 1 else ["system", "value"]
+    return ["retriever", "metric", reference, *compared, "gain", "95 % interval", "p (Holm)", "won/lost/tied"]
+
+
+def table(report: Mapping[str, Any], measured: Mapping[str, Any]) -> list[list[str]]:
+    """One row a retriever, metric and system, cells as `columns` names them, empty where nothing is compared."""
+    reference, *others = report["systems"]
+    names = columns(report)
     rows = []
-    for retriever, figures in measured["retrievers"].items():
-        for metric, base in figures["base"].items():
-            row = [retriever, NAMES.get(metric, metric), f"{base:.3f}"]
-            gain = figures.get("gain", {}).get(metric)
-            if gain is None:
-                rows.append([*row, *[""] * (len(COLUMNS) - len(row))])
-                continue
-            counts = f"{gain['won']}/{gain['lost']}/{gain['tied']}"
-            tuned = f"{figures['tuned'][metric]:.3f}"
-            rows.append([*row, tuned, signed(gain["abs"]), interval(gain["ci95"]), p_value(gain["p"]), counts])
+    for retriever, found in measured["retrievers"].items():
+        for metric in report["metrics"]:
+            start = [retriever, metric_name(metric)]
+            for name in others:
+                row = [*start, _value(found.get(reference, found.get("any")), metric)]
+                row += [name] if len(others) > 1 else []
+                gain = measured["gains"].get(retriever, {}).get(name, {}).get(metric)
+                row += [_value(found.get(name), metric), *(_compared(gain) if gain else [])]
+                if gain or name == others[0] or name in found:
+                    rows.append([*row, *[""] * (len(names) - len(row))])
     return rows
+
+
+def _value(values: Mapping[str, float] | None, metric: str) -> str:
+    return f"{values[metric]:.3f}" if values else ""
+
+
+def _compared(gain: Mapping[str, Any]) -> list[str]:
+    counts = f"{gain['won']}/{gain['lost']}/{gain['tied']}"
+    return [signed(gain["abs"]), interval(gain["ci95"]), p_value(gain["p_holm"]), counts]
 
 
 def count(number: int, noun: str, plural: str) -> str:
@@ -62,37 +82,60 @@ def count(number: int, noun: str, plural: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
-def headline(report: Mapping[str, Any], metric: str) -> list[str]:
-    """One sentence a set, the domain's first: the verdict, and the figures that it rests on."""
-    lines = [_sentence(name, measured, metric) for name, measured in report["sets"].items()]
-    if report["model"]["base_weights"] == report["model"]["tuned_weights"]:
-        lines.insert(0, "No checkpoint was better on dev than the base model, so `tuned` is the base model itself.")
+def headline(report: Mapping[str, Any]) -> list[str]:
+    """One sentence a set and system, the domain's first: the verdict, and the figures that it rests on."""
+    reference, *others = report["systems"]
+    lines = [
+        _sentence(name, measured, system, report)
+        for name, measured in report["sets"].items()
+        for system in others
+        if system in measured["verdicts"]
+    ]
+    weights = {name: told["weights"] for name, told in report["systems"].items()}
+    for system in reversed(others):
+        if weights[system] == weights[reference]:
+            lines.insert(0, _same(system, reference))
     return lines
 
 
-def _sentence(name: str, measured: Mapping[str, Any], metric: str) -> str:
-    retriever = measured["decided_by"]
-    figures = measured["retrievers"][retriever]
-    gain = figures["gain"][metric]
-    shown = measured["verdict"]
-    said = shown if shown == "no difference shown" else f"the tuned model is {shown}"
+def _same(system: str, reference: str) -> str:
+    if system == "tuned":
+        return "No checkpoint was better on dev than the base model, so `tuned` is the base model itself."
+    return f"`{system}` has the very weights of `{reference}`."
+
+
+def subject(system: str) -> str:
+    """
+    >>> subject("tuned"), subject("runs/a")
+    ('the tuned model', 'runs/a')
+    """
+    return f"the {system} model" if system in ("base", "tuned", "merged") else system
+
+
+def _sentence(name: str, measured: Mapping[str, Any], system: str, report: Mapping[str, Any]) -> str:
+    retriever, metric, reference = measured["decided_by"], report["metric"], report["reference"]
+    found, gain = measured["retrievers"][retriever], measured["gains"][retriever][system][metric]
+    shown = measured["verdicts"][system]
+    said = f"{subject(system)} is {shown}" if shown in ("better", "worse") else shown
+    if len(report["systems"]) > 2:
+        said = f"{said} than {reference}" if shown in ("better", "worse") else f"{subject(system)}: {said}"
     relative = "" if gain["rel"] is None else f", {100 * gain['rel']:+.1f} %"
     return (
         f"{measured['role'].capitalize()} {name}: {said}. "
-        f"{retriever} {NAMES.get(metric, metric)} from {figures['base'][metric]:.3f} to {figures['tuned'][metric]:.3f} "
-        f"({signed(gain['abs'])}{relative}; 95 % interval {interval(gain['ci95'])}, p {p_words(gain['p'])}) "
-        f"on {count(measured['n_queries'], 'query', 'queries')}.{_against_dense(measured, metric)}"
+        f"{retriever} {metric_name(metric)} from {found[reference][metric]:.3f} to {found[system][metric]:.3f} "
+        f"({signed(gain['abs'])}{relative}; 95 % interval {interval(gain['ci95'])}, p {p_words(gain['p_holm'])}) "
+        f"on {count(measured['n_queries'], 'query', 'queries')}.{_against_dense(measured, system, report)}"
     )
 
 
-def _against_dense(measured: Mapping[str, Any], metric: str) -> str:
-    """What all heads together gain on what one had before: the base model's dense vectors."""
-    decided = measured["decided_by"]
-    if decided == "dense":
+def _against_dense(measured: Mapping[str, Any], system: str, report: Mapping[str, Any]) -> str:
+    """What all heads together gain on what one had before: the reference's dense vectors."""
+    decided, retrievers, metric = measured["decided_by"], measured["retrievers"], report["metric"]
+    if decided == "dense" or "dense" not in retrievers:
         return ""
-    retrievers = measured["retrievers"]
-    before, after = retrievers["dense"]["base"][metric], retrievers[decided]["tuned"][metric]
-    return f" Against the base's dense vectors ({before:.3f}): {signed(after - before)}."
+    before = retrievers["dense"][report["reference"]][metric]
+    after = retrievers[decided][system][metric]
+    return f" Against the {report['reference']}'s dense vectors ({before:.3f}): {signed(after - before)}."
 
 
 def p_words(p: float) -> str:

@@ -1,18 +1,13 @@
-"""What was measured, as one JSON tree: the contract that the model card, CI and later reports read.
+"""What was measured, as one JSON tree: the contract that page, model card and CI read. Its keys: docs/evaluation.md.
 
-    sets.<set>.role, n_queries, n_docs, data_hash, verdict, examples.{won,lost}
-    sets.<set>.retrievers.<retriever>.{base,tuned}.<metric>
-    sets.<set>.retrievers.<retriever>.gain.<metric>.{abs,rel,ci95,p,p_t,effect_size,won,lost,tied}
-    headline, model, settings, config_hash, versions, notes
-
-A retriever without an encoder (bm25) has `base` only. No times and no host names: the same job gives the same bytes.
+No dates and no host names: the same job gives the same bytes, but for the times of indexes and cheaper vectors.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -25,11 +20,15 @@ from bgetune.metrics import means, per_query
 
 from .examples import examples
 from .figures import headline
+from .measure import Measured
+from .probes import Probe, compare_probes
 from .sets import EvalSet
-from .significance import compare, verdict
+from .significance import Comparison, compare, holm, verdict
+from .slices import matrix, slices
 
+FORMAT = 2
 METRIC = "ndcg@10"
-"""What the verdict, the headline and the examples are about, of the retriever that chose the checkpoint on dev."""
+"""What the verdicts, the headline and the examples are about, of the retriever that chose the checkpoint on dev."""
 
 _PACKAGES = (
     "bgetune",
@@ -38,6 +37,7 @@ _PACKAGES = (
     "tokenizers",
     "numpy",
     "scipy",
+    "scikit-learn",
     "faiss-cpu",
     "faiss-gpu-cu12",
     "bm25s",
@@ -46,24 +46,37 @@ _PACKAGES = (
 )
 _NOTES = (
     "nDCG has trec_eval's linear gain (the grade itself, not 2^grade - 1), as BEIR and MTEB have.",
-    "MRR, Recall and MAP count every grade above 0 as relevant. A query without results scores 0 on everything.",
+    "MRR, Recall, Precision, MAP and success count every grade above 0 as relevant. A query without results scores 0.",
     "Equal scores rank as in trec_eval: by passage id, the later one first.",
-    "p is that of a two-sided paired randomisation test (sign flips), p_t that of a paired t test, uncorrected for "
-    "the number of metrics and sets; ci95 is a percentile bootstrap over queries; effect_size is Cohen's d of the "
-    "differences.",
-    "A verdict needs an interval without 0 and p < 0.05; everything else is called `no difference shown`.",
+    "p is that of a two-sided paired randomisation test (sign flips), p (Holm) the same corrected by Holm's method for "
+    "the number of sets, p_t that of a paired t test; the interval is a 95 % percentile bootstrap over queries; "
+    "effect_size is Cohen's d of the differences.",
+    "Slices have an interval each, uncorrected: of twenty, about one leaves out 0 by chance. In a matrix of languages "
+    "the relevant passages of other languages are taken out of the ranking; wrong ones of any language stay.",
+    "A verdict needs an interval without 0 and p (Holm) < 0.05; everything else is called `no difference shown`.",
 )
+_DIFFERENCES = 400
+
+
+Values = dict[str, dict[str, dict[str, np.ndarray]]]
+"""Retriever -> system -> metric -> float64 [Q]."""
 
 
 def build_report(
-    config: JobConfig, sets: list[EvalSet], model: Mapping[str, str | None], deciding: str
+    config: JobConfig,
+    title: str,
+    sets: Sequence[EvalSet],
+    values: Sequence[Values],
+    measured: Measured,
+    deciding: str,
+    probes: Sequence[Probe] = (),
 ) -> dict[str, Any]:
-    """Metrics, comparisons and examples of every set.
+    """Metrics, comparisons, slices and examples of every set.
 
     Args:
-        deciding: the retriever that verdict, headline and examples are about.
-        sets: with their results filled in.
-        model: base's name and revision, `base_weights` and `tuned_weights` (hashes), device and precision.
+        title: stands at the top.
+        sets, values: with their results filled in, and what `values_of` each gave.
+        deciding: the retriever that verdicts, headline and examples are about.
 
     Returns:
         Plain dicts, lists, strings and finite numbers.
@@ -71,51 +84,110 @@ def build_report(
     job = to_dict(config)
     del job["output"]  # where a job is kept does not change what it measures
     report: dict[str, Any] = {
-        "model": dict(model),
-        "sets": {test.name: _measure(test, config.eval, deciding) for test in sets},
+        "format": FORMAT,
+        "title": title,
+        "reference": next(iter(measured.systems)),
+        "systems": measured.systems,
+        "metric": METRIC,
+        "metrics": metrics_of(config.eval),
+        "sets": _sets(sets, values, config.eval, list(measured.systems), deciding),
+        "hybrid_weights": measured.hybrid_weights,
+        "indexes": measured.indexes,
+        "compression": measured.compression,
+        "probes": [_probe(probe, measured, config.eval) for probe in probes],
         "settings": job["eval"],
         "config_hash": sha256_json(job),
         "versions": versions(),
         "notes": [*_NOTES, f"Each query retrieves {config.eval.depth} passages from index {config.eval.index}."],
     }
-    return {"headline": headline(report, METRIC), **report}
+    return {"headline": headline(report), **report}
 
 
-def _measure(test: EvalSet, settings: EvalConfig, retriever: str) -> dict[str, Any]:
-    values = {
-        name: {which: per_query(test.qrels, results) for which, results in found.items()}
-        for name, found in test.found.items()
-    }
-    retrievers: dict[str, Any] = {}
-    verdicts: dict[str, str] = {}
-    for name, by_version in values.items():
-        retrievers[name] = {which: means(metrics) for which, metrics in by_version.items()}
-        if "tuned" in by_version:
-            retrievers[name]["gain"], verdicts[name] = _gains(by_version["base"], by_version["tuned"], settings)
-    passages = dict(zip(test.corpus.ids, test.corpus.full_texts(), strict=True))
-    queries = dict(zip(test.queries.ids, test.queries.texts, strict=True))
-    compared = {which: metrics[METRIC] for which, metrics in values[retriever].items()}
+def metrics_of(settings: EvalConfig) -> list[str]:
+    """Those of the tables; the one that decides is always there."""
+    return list(dict.fromkeys((METRIC, *settings.metrics)))
+
+
+def _sets(
+    sets: Sequence[EvalSet], values: Sequence[Values], settings: EvalConfig, systems: list[str], deciding: str
+) -> dict[str, Any]:
+    """Every set's part, with Holm's correction over the sets."""
+    reference, others = systems[0], systems[1:]
+    gains = [_gains(found, reference, others, settings) for found in values]
+    for retriever in gains[0]:
+        for system, of_metric in gains[0][retriever].items():
+            for metric in of_metric:
+                rows = [gain[retriever][system][metric] for gain in gains]
+                for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+                    row["p_holm"] = p
     return {
+        test.name: _measured_set(test, found, gain, settings, reference, others, deciding)
+        for test, found, gain in zip(sets, values, gains, strict=True)
+    }
+
+
+def values_of(test: EvalSet, settings: EvalConfig) -> Values:
+    """What every ranking of the set is worth, for each query, in every metric."""
+    return {
+        retriever: {system: per_query(test.qrels, results, metrics_of(settings)) for system, results in found.items()}
+        for retriever, found in test.found.items()
+    }
+
+
+def _gains(values: Values, reference: str, others: list[str], settings: EvalConfig) -> dict[str, Any]:
+    """Retriever -> system -> metric -> comparison, where both the reference and the system have the retriever."""
+
+    def against(base: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+        sizes = settings.bootstrap_samples, settings.permutations, settings.seed
+        return {metric: compare(base[metric], other[metric], *sizes).to_row() for metric in base}
+
+    return {
+        retriever: {name: against(found[reference], found[name]) for name in others if name in found}
+        for retriever, found in values.items()
+        if reference in found
+    }
+
+
+def _measured_set(
+    test: EvalSet,
+    values: Values,
+    gains: dict[str, Any],
+    settings: EvalConfig,
+    reference: str,
+    others: list[str],
+    deciding: str,
+) -> dict[str, Any]:
+    decided = {system: found[METRIC] for system, found in values[deciding].items()}
+    part = {
         "role": test.role,
         "n_queries": len(test.queries),
         "n_docs": len(test.corpus),
         "data_hash": test.data_hash,
-        "verdict": verdicts[retriever],
-        "decided_by": retriever,
-        "retrievers": retrievers,
-        "examples": examples(test.qrels, queries, passages, test.found[retriever], compared, settings.examples),
+        "decided_by": deciding,
+        "verdicts": {name: verdict(Comparison.from_row(gains[deciding][name][METRIC])) for name in others},
+        "retrievers": {name: {s: means(found) for s, found in by_system.items()} for name, by_system in values.items()},
+        "gains": gains,
+        "differences": {name: _spread(decided[name] - decided[reference]) for name in others},
+        "slices": [],
+        "examples": examples(test, decided, deciding, reference, settings.examples),
     }
+    if settings.slices:
+        part["slices"] = slices(test, decided, reference, settings.bootstrap_samples, settings.seed)
+        if (found := matrix(test, deciding, METRIC)) is not None:
+            part["matrix"] = found
+    return part
 
 
-def _gains(
-    base: dict[str, np.ndarray], tuned: dict[str, np.ndarray], settings: EvalConfig
-) -> tuple[dict[str, Any], str]:
-    """A comparison for each metric, and the verdict on the one that decides."""
-    gains = {
-        metric: compare(base[metric], tuned[metric], settings.bootstrap_samples, settings.permutations, settings.seed)
-        for metric in base
-    }
-    return {metric: gain.to_row() for metric, gain in gains.items()}, verdict(gains[METRIC])
+def _spread(differences: np.ndarray) -> list[float]:
+    """Sorted from most won to most lost; of more than 400, as many evenly picked, both ends among them."""
+    ordered = np.sort(differences)[::-1]
+    if len(ordered) > _DIFFERENCES:
+        ordered = ordered[np.linspace(0, len(ordered) - 1, _DIFFERENCES).round().astype(int)]
+    return [round(float(value), 6) for value in ordered]
+
+
+def _probe(probe: Probe, measured: Measured, settings: EvalConfig) -> dict[str, Any]:
+    return compare_probes(probe, measured.probes[probe.name], settings.bootstrap_samples, settings.seed)
 
 
 def versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from bgetune.run import Run
 from bgetune.search import search
 
 from .sets import EvalSet
+from .systems import TUNED
 
 ROUND_COLUMNS = ("round", "negatives", "queries with other negatives", "dev nDCG@10", "test nDCG@10")
 
@@ -41,7 +42,7 @@ def rounds_of(config: JobConfig, run: Run, domain: EvalSet, deciding: str) -> li
 
 def _on_test(config: JobConfig, run: Run, domain: EvalSet, deciding: str) -> float:
     if run.round == config.adapt.rounds:
-        results = domain.found[deciding]["tuned"]
+        results = domain.found[deciding][TUNED]
     else:
         encoder = Encoder.load_folder(run.best, config.model)
         results = search(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
+from bgetune.config import JobConfig
 from bgetune.data import Qrels, Texts, read_retrieval_set
 from bgetune.errors import UserError
 from bgetune.files import sha256_tree
+from bgetune.merge_choice import HALF_OF_TEST, choosing_half
 from bgetune.metrics import Results
 from bgetune.run import Run
-
-VERSIONS = ("base", "tuned")
 
 
 @dataclass(frozen=True)
@@ -26,19 +29,42 @@ class EvalSet:
     data_hash: str
     """SHA-256 of the set's folder."""
     found: dict[str, dict[str, Results]] = field(default_factory=dict)
-    """Retriever -> "base" and "tuned" -> results; one that needs no encoder has "base" only."""
+    """Retriever -> system -> results; one that needs no model has "any"."""
 
 
-def read_eval_set(name: str, role: str, run: Run) -> EvalSet:
-    """Read the test split of a set in the job's folder.
+def read_eval_sets(config: JobConfig, run: Run, merging: Mapping[str, Any] | None = None) -> list[EvalSet]:
+    """The test splits of the domain and of every guard.
+
+    Args:
+        merging: merge.json, whose `spent` names the guards that were looked at while choosing; the queries that
+            decided there are left out here.
 
     Raises:
-        UserError: the set is broken or has no test split.
+        UserError: a set is broken or has no test split.
     """
-    folder = run.data(name)
+    roles = {config.data.name: "domain", **dict.fromkeys(config.data.guards, "guard")}
+    found = []
+    for name, role in roles.items():
+        test = read_split(name, role, run.data(name), "test")
+        if test is None:
+            path = run.data(name) / "qrels" / "test.tsv"
+            raise UserError(f"{path}: missing; run the stage `prepare` again, it cuts the split")
+        if merging is not None and merging["spent"].get(name) == HALF_OF_TEST:
+            test = _without(test, set(choosing_half(test.queries.ids)))
+        found.append(test)
+    return found
+
+
+def read_split(name: str, role: str, folder: Path, split: str) -> EvalSet | None:
+    """One split of a set in BEIR layout; None where the set has no such split."""
     data = read_retrieval_set(folder)
-    if "test" not in data.qrels:
-        raise UserError(f"{folder / 'qrels' / 'test.tsv'}: missing; run the stage `prepare` again, it cuts the split")
-    queries = data.queries_of("test")
-    qrels = {query_id: data.qrels["test"][query_id] for query_id in queries.ids}
+    if split not in data.qrels:
+        return None
+    queries = data.queries_of(split)
+    qrels = {query_id: data.qrels[split][query_id] for query_id in queries.ids}
     return EvalSet(name, role, queries, data.corpus, qrels, sha256_tree(folder))
+
+
+def _without(test: EvalSet, spent: set[str]) -> EvalSet:
+    queries = test.queries.take([i for i, query_id in enumerate(test.queries.ids) if query_id not in spent])
+    return replace(test, queries=queries, qrels={query_id: test.qrels[query_id] for query_id in queries.ids})

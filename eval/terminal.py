@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .figures import COLUMNS, count, table
+from .figures import columns, count, table
+from .more_tables import extra_tables
 from .rounds import ROUND_COLUMNS, round_rows
 
 # rich would squeeze the table into a narrow window, or the 80 columns of a pipe, by cutting digits.
@@ -26,22 +27,19 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
         sizes = (
             f"{count(measured['n_queries'], 'query', 'queries')}, {count(measured['n_docs'], 'passage', 'passages')}"
         )
-        grid = Table(title=Text(f"{name} ({measured['role']}): {sizes}"), title_justify="left", box=box.SIMPLE_HEAD)
-        for i, column in enumerate(COLUMNS):
-            grid.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
-        for row in table(measured):
-            grid.add_row(*(Text(cell) for cell in row))
-        out.print(grid)
+        out.print(_grid(f"{name} ({measured['role']}): {sizes}", columns(report), table(report, measured), left=2))
+    for title, header, rows in extra_tables(report):
+        out.print(_grid(title, header, rows, left=3))
     if report.get("rounds"):
-        out.print(_rounds(report["rounds"]))
-    for line in report["headline"]:
+        out.print(_grid("rounds of mining and training", ROUND_COLUMNS, round_rows(report["rounds"])))
+    for line in [*report["headline"], *report.get("failed", [])]:
         out.print(Text(line), soft_wrap=True)
 
 
-def _rounds(rounds: list[dict[str, Any]]) -> Table:
-    grid = Table(title=Text("rounds of mining and training"), title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ROUND_COLUMNS:
-        grid.add_column(column, justify="right", no_wrap=True)
-    for row in round_rows(rounds):
+def _grid(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> Table:
+    grid = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
+    for i, column in enumerate(header):
+        grid.add_column(column, justify="left" if i < left else "right", no_wrap=True)
+    for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
     return grid

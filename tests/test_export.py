@@ -25,7 +25,7 @@ from tests.jobs import Job, only_error
 
 QUERIES = ["heart pain", "what does the lung cure", "bone"]
 PASSAGES = ["liver 1 drug", "heart " * 50, "0", "risk sign care skin brain", "unknown wörds 東京 🙂"]
-GAIN = {"abs": 0.0512, "rel": 0.1, "ci95": [0.0104, 0.0921], "p": 0.0021}
+GAIN = {"abs": 0.0512, "rel": 0.1, "ci95": [0.0104, 0.0921], "p": 0.0011, "p_holm": 0.0021}
 
 
 def measured(tmp_path: Path, model: dict[str, Any] | None = None, **export: Any) -> Job:
@@ -33,11 +33,12 @@ def measured(tmp_path: Path, model: dict[str, Any] | None = None, **export: Any)
     job = jobs.prepared(tmp_path, model=model or {}, encode_precision="fp32", export={"license": "mit", **export})
     tuned = tiny.model(tmp_path / "tuned", seed=5)
     Encoder.load_folder(tuned, job.config.model).save(job.run.best)
-    scores = {"base": {"ndcg@10": 0.5}, "tuned": {"ndcg@10": 0.5512}, "gain": {"ndcg@10": GAIN}}
-    found = {"role": "domain", "n_queries": 1234, "decided_by": "dense", "retrievers": {"dense": scores}}
-    found["retrievers"]["bm25"] = {"base": {"ndcg@10": 0.4321}}  # type: ignore[index]
-    hashes = {"base_weights": "a", "tuned_weights": "b"}
-    write_json(job.run.report / "report.json", {"sets": {"clinic": found}, "headline": ["Better."], "model": hashes})
+    scores = {"dense": {"base": {"ndcg@10": 0.5}, "tuned": {"ndcg@10": 0.5512}}, "bm25": {"any": {"ndcg@10": 0.4321}}}
+    gains = {"dense": {"tuned": {"ndcg@10": GAIN}}}
+    found = {"role": "domain", "n_queries": 1234, "decided_by": "dense", "retrievers": scores, "gains": gains}
+    systems = {"base": {"weights": "a"}, "tuned": {"weights": "b"}}
+    report = {"sets": {"clinic": found}, "headline": ["Better."], "systems": systems, "hybrid_weights": {}}
+    write_json(job.run.report / "report.json", report)
     write_json(job.run.examples.parent / "stats.json", {"queries": 40, "negatives": 160})
     return job
 

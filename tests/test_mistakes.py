@@ -182,7 +182,7 @@ def test_in_training(tmp_path, capsys, name):
 @pytest.mark.parametrize(
     ("words", "pattern"),
     [
-        (["adpt"], r"unknown command 'adpt'; did you mean \"adapt\"\?; known: adapt, data-prep, train, eval, export"),
+        (["adpt"], r"unknown command 'adpt'; did you mean \"adapt\"\?; known: adapt, data-prep, train, eval, merge"),
         (["data-prep", "mien"], r"unknown command 'mien'; did you mean \"mine\"\?"),
         (["train", "--config", "nowhere.yaml"], r"--config: nowhere\.yaml does not exist"),
         (["train", "--trane.epochs", "2"], r"unknown option --trane\.epochs; did you mean \"train\.epochs\"\?"),

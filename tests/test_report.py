@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
@@ -15,11 +14,10 @@ from rich.console import Console
 from bgetune.config import EvalConfig, JobConfig, ModelConfig
 from bgetune.config_data import DataConfig, SourceConfig
 from bgetune.data import Texts
-from bgetune.metrics import METRICS
-from eval.examples import examples
-from eval.figures import COLUMNS, signed
+from eval.figures import columns, signed
 from eval.markdown import escape, to_markdown
-from eval.report import build_report, to_json
+from eval.measure import Measured
+from eval.report import build_report, metrics_of, to_json, values_of
 from eval.sets import EvalSet
 from eval.terminal import print_report
 
@@ -31,7 +29,11 @@ NASTY = [
     "$math$ \\| \\",
     "* item\n\n---\n\n| t |\n| - |",
 ]
-MODEL = {"name": "org/base", "revision": None, "base_weights": "aa", "tuned_weights": "bb", "device": "cpu"}
+
+
+def system(weights: str) -> dict[str, Any]:
+    told = {"model": "org/base", "revision": None, "weights": weights, "heads": ["dense"], "parameters": 3}
+    return {**told, "device": "cpu", "precision": "float32"}
 
 
 def ranked(positive: str, rank: int, others: list[str]) -> dict[str, float]:
@@ -54,7 +56,7 @@ def make_set(name: str, role: str, ranks: list[tuple[int, int]]) -> EvalSet:
     }
     qrels = {query_id: {f"d{i}": 1} for i, query_id in enumerate(ids)}
     return EvalSet(
-        name, role, queries, Texts(passages, texts), qrels, "cc", {"bm25": {"base": found["base"]}, "dense": found}
+        name, role, queries, Texts(passages, texts), qrels, "cc", {"bm25": {"any": found["base"]}, "dense": found}
     )
 
 
@@ -64,10 +66,17 @@ def job(output: str = "runs/x", **evaluation: Any) -> JobConfig:
     return JobConfig(output=output, model=ModelConfig(name_or_path="org/base"), data=data, eval=settings)
 
 
+def report_of(sets: list[EvalSet], config: JobConfig | None = None) -> dict[str, Any]:
+    config = config or job()
+    values = [values_of(test, config.eval) for test in sets]
+    measured = Measured({"base": system("aa"), "tuned": system("bb")})
+    return build_report(config, "org/base: base against tuned", sets, values, measured, "dense")
+
+
 def make_report(config: JobConfig | None = None) -> dict[str, Any]:
     improved = make_set("domain", "domain", [(3, 1), (0, 2), (1, 1), (12, 11), (5, 1), (9, 4), (2, 3), (8, 1)] * 3)
     mixed = make_set("guard", "guard", [(1, 1), (2, 1), (1, 2), (0, 0)])
-    return build_report(config or job(), [improved, mixed], {**MODEL, "precision": "float32"}, "dense")
+    return report_of([improved, mixed], config)
 
 
 def strict(text: str) -> Any:
@@ -84,18 +93,20 @@ def test_contract():
         assert measured["role"] == name
         assert measured["n_queries"] == {"domain": 24, "guard": 4}[name]
         assert measured["n_docs"] == {"domain": 24, "guard": 20}[name]
-        assert set(measured["examples"]) == {"won", "lost"}
+        assert set(measured["examples"]["tuned"]) == {"won", "lost"}
         assert set(measured["retrievers"]) == {"bm25", "dense"}
-        assert set(measured["retrievers"]["bm25"]) == {"base"}
+        assert set(measured["retrievers"]["bm25"]) == {"any"}
         dense = measured["retrievers"]["dense"]
-        assert set(dense) == {"base", "tuned", "gain"}
-        for metric in METRICS:
-            gain = dense["gain"][metric]
-            assert set(gain) == {"abs", "rel", "ci95", "p", "p_t", "effect_size", "won", "lost", "tied"}
+        assert set(dense) == {"base", "tuned"}
+        for metric in metrics_of(job().eval):
+            gain = measured["gains"]["dense"]["tuned"][metric]
+            assert set(gain) == {"abs", "rel", "ci95", "p", "p_holm", "p_t", "effect_size", "won", "lost", "tied"}
+            assert gain["p"] <= gain["p_holm"] <= min(1.0, 2 * gain["p"])
             assert gain["abs"] == pytest.approx(dense["tuned"][metric] - dense["base"][metric])
             assert gain["ci95"][0] <= gain["abs"] <= gain["ci95"][1]
             assert gain["won"] + gain["lost"] + gain["tied"] == measured["n_queries"]
-    assert (report["model"]["base_weights"], report["model"]["tuned_weights"]) == ("aa", "bb")
+    assert {name: told["weights"] for name, told in report["systems"].items()} == {"base": "aa", "tuned": "bb"}
+    assert report["reference"] == "base"
     assert report["settings"]["depth"] == 100
     assert "torch" in report["versions"]
     assert any("linear gain" in note for note in report["notes"])
@@ -112,44 +123,16 @@ def test_headline_claims_only_what_the_interval_shows():
     domain, guard = make_report()["headline"]
     assert domain.startswith("Domain domain: the tuned model is better. dense nDCG@10 from 0.")
     assert guard.startswith("Guard guard: no difference shown. ")
-    swapped = build_report(
-        job(), [make_set("domain", "domain", [(1, 3)] * 20)], {**MODEL, "precision": "float32"}, "dense"
-    )
+    swapped = report_of([make_set("domain", "domain", [(1, 3)] * 20)])
     assert "the tuned model is worse" in swapped["headline"][0]
-    assert swapped["sets"]["domain"]["verdict"] == "worse"
+    assert swapped["sets"]["domain"]["verdicts"] == {"tuned": "worse"}
 
 
 def test_one_query_and_none_found():
-    report = build_report(job(), [make_set("domain", "domain", [(0, 0)])], {**MODEL, "precision": "float32"}, "dense")
+    report = report_of([make_set("domain", "domain", [(0, 0)])])
     strict(to_json(report))
     assert "no difference shown" in report["headline"][0]
     assert "None." in to_markdown(report, Path("c.yaml"))
-
-
-def test_examples_rank_texts_and_order():
-    test = make_set("domain", "domain", [(2, 1), (3, 1), (1, 0), (2, 1), (1, 1)])
-    measured = build_report(job(examples=3), [test], {**MODEL, "precision": "float32"}, "dense")["sets"]["domain"]
-    won, lost = measured["examples"]["won"], measured["examples"]["lost"]
-    assert [row["query_id"] for row in won] == ["q1", "q0", "q3"]  # equal gains by id
-    assert won[0]["rank"] == {"base": 3, "tuned": 1}
-    assert won[0]["positive_id"] == "d1"
-    assert won[0]["positive"] == "two lines # heading"
-    assert (won[0]["top"]["base"]["id"], won[0]["top"]["tuned"]["id"]) == ("d0", "d1")
-    assert won[0]["value"] == {"base": 0.5, "tuned": 1.0}
-    assert [row["query_id"] for row in lost] == ["q2"]
-    assert lost[0]["rank"] == {"base": 1, "tuned": None}
-
-
-def test_examples_cut_texts_and_take_the_best_grade():
-    qrels = {"q": {"d1": 1, "d2": 2}}
-    results = {"base": {"q": {}}, "tuned": {"q": {"d1": 1.0}}}
-    values = {"base": np.zeros(1), "tuned": np.ones(1)}
-    row = examples(qrels, {"q": "?"}, {"d1": "x", "d2": "long " * 200}, results, values, 5)["won"][0]
-    assert row["positive_id"] == "d2"
-    assert len(row["positive"]) <= 300
-    assert row["positive"].endswith("…")
-    assert row["top"]["base"] is None
-    assert row["rank"] == {"base": None, "tuned": 1}
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -177,7 +160,7 @@ def test_markdown_keeps_its_structure_whatever_the_texts():
     ]  # fmt: skip
     types = [token.type for token in tokens]
     assert types.count("table_open") == 2
-    assert types.count("td_open") == 2 * 10 * len(COLUMNS)
+    assert types.count("td_open") == 2 * 10 * len(columns(report))
     assert not [token for token in tokens if token.type == "html_block"]
     inner = {child.type for token in tokens for child in token.children or []}
     assert not inner & {"html_inline", "link_open", "image"}

@@ -18,7 +18,7 @@ from bgetune.corpus import Corpus
 from bgetune.data import Texts
 from bgetune.encoder import Encoder
 from bgetune.examples import Example, write_examples
-from bgetune.files import read_json
+from bgetune.files import read_json, write_json
 from bgetune.metrics import means, per_query
 from bgetune.run import Run
 from bgetune.search import search
@@ -26,12 +26,12 @@ from bgetune.stages import Stage, plan
 from data_prep.__main__ import main as data_prep
 from data_prep.mining.choose import Chosen, Windows
 from data_prep.mining.report import write_ranks
-from data_prep.mining.rounds import settle_with_round_before
+from data_prep.mining.rounds import is_mined_already, settle_with_round_before
 from data_prep.mining.select import Candidate
 from eval.__main__ import main as evaluate
 from eval.markdown import to_markdown
 from eval.rounds import ROUND_COLUMNS, round_rows, rounds_of
-from eval.sets import read_eval_set
+from eval.sets import read_eval_sets
 from tests import jobs
 from tests.jobs import Job, hashes, jsonl, write_jsonl
 from train.__main__ import main as train
@@ -153,7 +153,7 @@ def test_the_report_shows_what_each_round_gave(adapted: Job) -> None:
 
 def test_the_first_rounds_test_figure_is_that_of_its_model(adapted: Job) -> None:
     config, run = adapted.config, adapted.run
-    domain = read_eval_set(config.data.name, "domain", run)
+    domain = read_eval_sets(config, run)[0]
     encoder = Encoder.load_folder(run.best, config.model)
     found = search(encoder, domain.queries, domain.corpus, config, ["dense"], run.root / "elsewhere", "test")["dense"]
     expected = means(per_query(domain.qrels, found))["ndcg@10"]
@@ -191,9 +191,43 @@ def test_a_round_whose_round_before_is_missing_names_it(tmp_path: Path, capsys: 
 
 def test_one_round_has_no_table(adapted: Job) -> None:
     config = replace(adapted.config, adapt=AdaptConfig(rounds=1))
-    assert rounds_of(config, adapted.run, read_eval_set("clinic", "domain", adapted.run), "dense") == []
+    assert rounds_of(config, adapted.run, read_eval_sets(adapted.config, adapted.run)[0], "dense") == []
     report = {**read_json(adapted.run.report / "report.json"), "rounds": []}
     assert "Rounds of mining" not in to_markdown(report, adapted.file)
+
+
+def test_a_round_after_one_that_kept_the_base_model_is_not_mined_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are those that mining with the same model makes."""
+    job = jobs.mined(tmp_path, adapt={"rounds": 2}, mine={"sources": {"bm25": 1.0, "dense": 1.0}})
+    best = job.run.best / "best.json"
+    Encoder.load(job.config.model).save(job.run.best)
+    write_json(best, {"step": 0})
+    words = ["mine", *job.words, "--round", "2"]
+    with monkeypatch.context() as patched:
+        patched.setattr("data_prep.mining.mine.is_mined_already", lambda config, run: False)
+        assert data_prep(words) == 0
+    folder = second(job).examples.parent
+    searched = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix.startswith(".json")}
+    assert set(searched) == {"train.jsonl", "stats.json"}
+    said = "round 1 ended with the base model itself"
+    with caplog.at_level(logging.INFO, logger="bgetune"):
+        assert data_prep([*words, "--force"]) == 0
+    assert sum(said in message for message in caplog.messages) == 1
+    assert {name: (folder / name).read_bytes() for name in searched} == searched
+    assert {path.name for path in folder.iterdir()} == {path.name for path in job.run.examples.parent.iterdir()}
+    # not where the best is another model, has heads that were started for it, or mining was asked for otherwise
+    run = second(job)
+    assert is_mined_already(job.config, run)
+    changed = replace(job.config, mine=replace(job.config.mine, rank_last=7))
+    assert not is_mined_already(changed, run)
+    assert not is_mined_already(job.config, job.run)
+    (job.run.best / "started_heads").mkdir()
+    assert not is_mined_already(job.config, run)
+    (job.run.best / "started_heads").rmdir()
+    write_json(best, {"step": 5})
+    assert not is_mined_already(job.config, run)
 
 
 # -- whose negatives stay

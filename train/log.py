@@ -52,7 +52,7 @@ class TrainLog:
 
 def _wandb_id(run: Run) -> str:
     """The same for a resumed run, which goes on in the same W&B run; another for one that is done again."""
-    file = run.checkpoints / "wandb_id.txt"
+    file = run.wandb_id
     if not file.exists():
         write_text(file, secrets.token_hex(8) + "\n")
     return file.read_text(encoding="utf-8").strip()

