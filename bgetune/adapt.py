@@ -37,7 +37,7 @@ def adapt(argv: Sequence[str]) -> int:
             heading = f"[{number}/{len(steps)}] {stage.name}{in_round}"
             if not redo and holds(stage, config, run):
                 log.info("%s: still holds, skipped", heading)
-                if code := keeps_limits(stage, run):
+                if code := keeps_limits(stage, config, run):
                     return code
                 continue
             log.info("%s: %s", heading, stage.what)

@@ -56,11 +56,20 @@ def model_card(config: JobConfig, encoder: Encoder, measured: Measured) -> str:
 def _what_it_is(config: JobConfig, measured: Measured) -> str:
     report = measured.report
     base, *_, ours = report["systems"].values()
-    if base["weights"] == ours["weights"]:
+    merged = f" {_merged(report['merging'])}" if "merging" in report else ""
+    if base["weights"] == ours["weights"] and not merged:
         heads = f", with the {_and(measured.started)} that training started from" if measured.started else ""
         return f"**These are the weights of {_base_link(config)}**{heads}: no checkpoint was better on dev."
     made = f"{_base_link(config)} fine-tuned for retrieval on *{config.data.name}* with bgetune."
-    return " ".join([made, *(str(line) for line in report["headline"])])
+    return " ".join([made + merged, *(str(line) for line in report["headline"])])
+
+
+def _merged(merging: dict[str, Any]) -> str:
+    share = next(point["share"] for point in merging["points"] if point["chosen"])
+    limit = f"so that no guard loses more than {merging['allowed_loss']:g} of nDCG@10"
+    if not share:
+        return f"No share of the tuned weights would do, {limit}: these are the base model's."
+    return f"The weights are {share:g} tuned and {1 - share:g} base, the best on dev {limit}."
 
 
 def _title(config: JobConfig) -> str:

@@ -19,7 +19,7 @@ Fine-tune BGE and other embedding models on your own documents, and measure what
   merge      choose between base and tuned weights by dev and guards, where merge.shares asks for it
   eval       measure base and tuned on every test split; a report to look at
   export     write the folder other tools read, and check it in each of them
-  compare    any models or jobs side by side on any sets, the same report: bgetune compare A B --data DIR
+  compare    any models or jobs side by side on any sets, the same report: bgetune compare A B --sets DIR
   search     try a checkpoint by hand on its corpus: bgetune search --model runs/job "a question"
 
   bgetune COMMAND --help                            every option of a command, with its default

@@ -22,7 +22,6 @@ from bgetune.encoder import Encoder
 from bgetune.errors import UserError
 from bgetune.files import atomic_folder, read_json, sha256_json, write_json
 from bgetune.merge_choice import (
-    METRIC,
     ChoosingSet,
     Point,
     as_merging,
@@ -32,10 +31,10 @@ from bgetune.merge_choice import (
     print_merging,
     shares_to_try,
 )
-from bgetune.metrics import means, per_query
+from bgetune.metrics import DECIDING, means, per_query
 from bgetune.progress import progress
 from bgetune.run import Run
-from bgetune.search import HYBRID, search
+from bgetune.search import deciding_retriever, search
 from bgetune.stages import ENCODING
 
 log = logging.getLogger("bgetune")
@@ -63,7 +62,7 @@ def merge(config: JobConfig, run: Run) -> None:
     encoder = Encoder.load(config.model, heads_from=run.base_heads)
     base, base_weights = _state_of(encoder), encoder.weights_hash()
     tuned, tuned_weights = _mean_of(folders, encoder, config)
-    scores = _Scores(config, run, sets, _deciding(run, encoder))
+    scores = _Scores(config, run, sets, deciding_retriever(run, encoder.heads))
     with progress(len(shares), "merge", "share") as bar:
         # the ends' vectors serve the evaluation too
         points = [scores.of(encoder, 0.0, run.vectors)]
@@ -101,14 +100,6 @@ def _say(chosen: Point, merging: Mapping[str, Any], run: Run) -> None:
         "that keeps the guards is better on dev" if others else f"keeps every guard within {merging['allowed_loss']:g}"
     )
     log.warning("merge: no share of the tuned weights %s; the base itself is chosen", why)
-
-
-def _deciding(run: Run, encoder: Encoder) -> str:
-    """What the checkpoint was chosen by, as in the evaluation."""
-    note = run.best / "best.json"
-    if note.is_file():
-        return read_json(note)["retriever"]
-    return HYBRID if len(encoder.heads) > 1 else "dense"
 
 
 # -- weights
@@ -258,7 +249,7 @@ class _Scores:
                 )
             finally:
                 shutil.rmtree(self._scratch, ignore_errors=True)
-            kept[key] = means(per_query(test.qrels, found[self.retriever], [METRIC]))[METRIC]
+            kept[key] = means(per_query(test.qrels, found[self.retriever], [DECIDING]))[DECIDING]
             write_json(self._file, self._kept)
         return kept[key]
 

@@ -18,9 +18,9 @@ from bgetune.config_io import load_job
 from bgetune.data import Qrels, Texts, read_retrieval_set
 from bgetune.errors import UserError
 from bgetune.files import sha256_tree
+from bgetune.metrics import DECIDING
 from bgetune.run import Run
 
-METRIC = "ndcg@10"
 DEV, HALF_OF_TEST = "dev", "half of test"
 _ENOUGH = 10
 """Queries that a half of a test split needs."""
@@ -76,7 +76,7 @@ def as_merging(points: Sequence[Point], allowed: float) -> dict[str, Any]:
     base, chosen = next(point for point in points if point.share == 0), choose(points, allowed)
     return {
         "allowed_loss": allowed,
-        "dev_metric": METRIC,
+        "dev_metric": DECIDING,
         "points": [
             {
                 "share": point.share,

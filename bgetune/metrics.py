@@ -19,7 +19,9 @@ from bgetune.files import atomic_file
 Results = dict[str, dict[str, float]]
 """query id -> passage id -> score."""
 
-METRICS = ("ndcg@10", "mrr@10", "recall@10", "recall@100", "map@100")
+DECIDING = "ndcg@10"
+"""What checkpoints, merges and verdicts are decided by."""
+METRICS = (DECIDING, "mrr@10", "recall@10", "recall@100", "map@100")
 """What is measured where nothing else is asked for."""
 
 _KINDS = {"ndcg": nDCG, "mrr": RR, "recall": R, "precision": P, "map": AP, "success": Success}

@@ -30,6 +30,10 @@ from bgetune.config_io import flatten, load_job, to_dict, to_yaml
 from bgetune.errors import UserError
 from bgetune.files import write_text
 
+BASE, TUNED, MERGED = "base", "tuned", "merged"
+"""The systems of a job's evaluation: the model it began with, what was trained, and what `merge` made of both."""
+ONLY_LIMITS = ("eval.max_guard_loss",)
+"""Options that change nothing of what is made, and only whether it will do."""
 STARTED_HEADS = "started_heads"
 """In `checkpoints/` and `best/`: heads that the base model lacks, as they were before training."""
 
@@ -77,6 +81,11 @@ class Run:
     def final(self, config: JobConfig) -> Path:
         """The model that the job ends with."""
         return self.merged if config.merge.shares else self.best
+
+    @property
+    def merge_note(self) -> Path:
+        """How the merge was chosen, and which queries of guards decided it."""
+        return self.merged / "merge.json"
 
     @property
     def base_heads(self) -> Path | None:
@@ -129,6 +138,11 @@ class Run:
         return self.checkpoints / "made_from.json"
 
 
+def final_system(config: JobConfig) -> str:
+    """The system that the job ends with."""
+    return MERGED if config.merge.shares else TUNED
+
+
 @contextmanager
 def open_run(config: JobConfig, update: bool) -> Iterator[Run]:
     """Make or open the job's folder and hold it: one process at a time, of this configuration.
@@ -145,7 +159,7 @@ def open_run(config: JobConfig, update: bool) -> Iterator[Run]:
     run.root.mkdir(parents=True, exist_ok=True)
     if not os.access(run.root, os.W_OK):
         raise UserError(f"output: {run.root} cannot be written to; choose another folder")
-    with _locked(run):
+    with locked(run):
         _refuse_other_configuration(config, run, update)
         text = to_yaml(config)
         if not run.config_file.exists() or run.config_file.read_text(encoding="utf-8") != text:
@@ -164,7 +178,8 @@ def _refuse_other_configuration(config: JobConfig, run: Run, update: bool) -> No
         return
     before, now = flatten(to_dict(load_job(run.config_file))), flatten(to_dict(config))
     # how the folder's own path is written changes nothing in it
-    changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k != "output")
+    same = ("output", *ONLY_LIMITS)
+    changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in same)
     if changed:
         shown = ", ".join(f"{k} ({before.get(k)!r} there, {now.get(k)!r} now)" for k in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
@@ -179,7 +194,7 @@ LOCK_HELD = "BGETUNE_LOCK_HELD"
 
 
 @contextmanager
-def _locked(run: Run) -> Iterator[None]:
+def locked(run: Run) -> Iterator[None]:
     """Hold the folder's lock; a second process gets one clear line instead of a broken folder."""
     if os.environ.get(LOCK_HELD) == str(run.root.resolve()):
         yield

@@ -12,11 +12,12 @@ from bgetune.config import HEADS, EvalConfig, Head, JobConfig, TrainConfig
 from bgetune.data import Texts
 from bgetune.encode import encode_once
 from bgetune.encoder import Encoder
-from bgetune.files import atomic_file
+from bgetune.files import atomic_file, read_json
 from bgetune.fusion import reciprocal_rank
 from bgetune.fusion_library import library_fusion
 from bgetune.index.bm25 import BM25Index
 from bgetune.metrics import Results
+from bgetune.run import Run
 from bgetune.searched import EncodedSet, Ranking, Searched
 
 HYBRID, RRF = "hybrid", "hybrid_rrf"
@@ -43,6 +44,14 @@ def retrievers_of(heads: Sequence[Head], settings: EvalConfig | None = None) -> 
     two = [DENSE_SPARSE] if set(heads) == set(HEADS) else []  # of two heads, it is the hybrid
     tuned = [TUNED] if settings.tune_weights else []
     return [*heads, *full, *two, HYBRID, *tuned, RRF, *(f"hybrid_{name}" for name in settings.fusions)]
+
+
+def deciding_retriever(run: Run, heads: Sequence[Head]) -> str:
+    """What chose the checkpoint on dev: a head that did not train says nothing about training."""
+    note = run.best / "best.json"
+    if note.is_file():
+        return read_json(note)["retriever"]
+    return HYBRID if len(heads) > 1 else heads[0]
 
 
 def ensemble_weights(train: TrainConfig) -> dict[str, float]:

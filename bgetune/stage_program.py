@@ -60,14 +60,14 @@ def run_stage(
                 begin(stage, run, made_from, own["force"])
                 body(config, run)
                 seal(stage, config, run, made_from)
-            return keeps_limits(stage, run)
+            return keeps_limits(stage, config, run)
 
     return exit_code(program)
 
 
-def keeps_limits(stage: Stage, run: Run) -> int:
+def keeps_limits(stage: Stage, config: JobConfig, run: Run) -> int:
     """Say which of the job's own limits are broken; the exit code, 1 where one is."""
-    broken = stage.broken(run)
+    broken = stage.broken(config, run)
     for sentence in broken:
         log.error("failed: %s", sentence)
     return 1 if broken else 0

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from bgetune.config import HEADS, JobConfig
+from bgetune.config import HEADS, EvalConfig, JobConfig
 from bgetune.data import source_path
 from bgetune.files import read_json
+from bgetune.limits import broken_limits
 from bgetune.merge_choice import more_tuned_folders
-from bgetune.run import Run
+from bgetune.run import ONLY_LIMITS, Run, final_system
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Stage:
     """Done in every round of `adapt.rounds`."""
     wanted: Callable[[JobConfig], bool] = lambda config: True
     """Whether a job with this configuration has the stage at all."""
-    broken: Callable[[Run], list[str]] = lambda run: []
+    broken: Callable[[JobConfig, Run], list[str]] = lambda config, run: []
     """Limits of the job's own that its work does not keep, a sentence each; it ends with exit code 1 then."""
     on_every_rank: bool = False
     """Of a launch with several processes, all do the work; else rank 0 alone, and the others end at once."""
@@ -43,6 +44,9 @@ _SEARCH = ("eval.candidates", "eval.multi_vector", *_WEIGHTS)
 # what decides synthetic queries; where and how fast they are asked for does not
 _ANSWERS = ("model", "prompt", "examples", "queries_per_passage", "max_passages", "temperature", "max_tokens",
             "round_trip_rank", "seed")  # fmt: skip
+
+
+_MEASURED = tuple(f"eval.{field.name}" for field in fields(EvalConfig) if f"eval.{field.name}" not in ONLY_LIMITS)
 
 
 def _sets(config: JobConfig) -> list[str]:
@@ -118,14 +122,16 @@ STAGES: tuple[Stage, ...] = (
         name="eval",
         command=("bgetune.eval",),
         what="measure base and tuned on every test split",
-        keys=(*ENCODING, *_SEARCH, "data.name", "data.guards", "merge", "eval"),
+        keys=(*ENCODING, *_SEARCH, "data.name", "data.guards", "merge", *_MEASURED),
         inputs=lambda config, run: [
             *dict.fromkeys((run.best, run.final(config))),
             *(run.data(name) for name in _sets(config)),
             *(Path(path).expanduser() for path in config.eval.probes.values()),
         ],
         outputs=lambda config, run: [run.report],
-        broken=lambda run: read_json(run.report / "report.json")["failed"],
+        broken=lambda config, run: broken_limits(
+            read_json(run.report / "report.json"), config.eval.max_guard_loss, [final_system(config)]
+        ),
     ),
     Stage(
         name="export",

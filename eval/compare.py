@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jsonargparse
@@ -10,14 +12,17 @@ import jsonargparse
 from bgetune.config import HEADS, JobConfig
 from bgetune.config_io import parse_job
 from bgetune.errors import UserError, exit_code
+from bgetune.files import read_json, sha256_tree
+from bgetune.limits import broken_limits
+from bgetune.merge_choice import HALF_OF_TEST
 from bgetune.named_models import NamedModel, named_model, short_names
+from bgetune.run import Run, locked
 from bgetune.search import HYBRID
 
-from .limits import broken_limits
-from .measure import measure
+from .measure import ANY, measure
 from .probes import read_probe
 from .report import build_report, values_of
-from .sets import EvalSet, read_split
+from .sets import EvalSet, read_split, without_spent
 from .systems import System
 from .write import explain_examples, write_report
 
@@ -42,20 +47,33 @@ def compare(argv: Sequence[str]) -> int:
     if len(own["models"]) < 2:
         raise UserError("models: name two or more, the first is what the others are compared with")
     models = [named_model(word, config, "models") for word in own["models"]]
+    systems = _systems(models, config, output)
     sets, dev = _sets(own["sets"] or [], models)
-    systems = [
-        System(name, model.name, config.model.revision, output / "vectors", model.load)
-        for name, model in zip(short_names([model.name for model in models]), models, strict=True)
-    ]
     probes = [read_probe(name, Path(path)) for name, path in config.eval.probes.items()]
-    measured = measure(systems, sets, dev, probes, config)
-    title = f"{systems[0].name} against {', '.join(system.name for system in systems[1:])}"
-    values = [values_of(test, config.eval) for test in sets]
-    report = build_report(config, title, sets, values, measured, _deciding(sets, systems), probes)
-    report["failed"] = broken_limits(report, config.eval.max_guard_loss)
-    explain_examples(report, systems, sets, config)
-    write_report(output / "report", report, sets, values)
+    output.mkdir(parents=True, exist_ok=True)
+    with locked(Run(output)):
+        measured = measure(systems, sets, dev, probes)
+        title = f"{systems[0].name} against {', '.join(system.name for system in systems[1:])}"
+        values = [values_of(test, config.eval) for test in sets]
+        report = build_report(config, title, sets, values, measured, _deciding(sets, systems), probes)
+        report["command"] = shlex.join(["bgetune", "compare", *argv])
+        names = [system.name for system in systems[1:]]
+        report["failed"] = broken_limits(report, config.eval.max_guard_loss, names)
+        explain_examples(report, systems, sets)
+        write_report(output / "report", report, sets, values)
     return 1 if report["failed"] else 0
+
+
+def _systems(models: Sequence[NamedModel], config: JobConfig, output: Path) -> list[System]:
+    """A job's model reads and weighs as in its job; what is measured is as asked for here."""
+    names = short_names([model.name for model in models])
+    for name in names:
+        if names.count(name) > 1 or name == ANY:
+            raise UserError(f"models: {name!r} will not do as a name, or is there twice; name each model once")
+    return [
+        System(name, model.name, replace(model.config, eval=config.eval), output / "vectors", model.load)
+        for name, model in zip(names, models, strict=True)
+    ]
 
 
 def _add_options(parser: jsonargparse.ArgumentParser) -> None:
@@ -72,13 +90,25 @@ def _sets(folders: Sequence[str], models: Sequence[NamedModel]) -> tuple[list[Ev
         named = [(name, job.run.data(name)) for name in (data.name, *data.guards)]
     if not named:
         raise UserError("--sets: name folders in BEIR layout; none of the models is a job's, whose sets would do")
-    found = []
+    found, spent = [], _spent(models)
     for i, (name, folder) in enumerate(named):
         test = read_split(name, "guard" if i else "domain", folder, "test")
         if test is None:
             raise UserError(f"--sets: {folder / 'qrels' / 'test.tsv'} is missing; a comparison needs a test split")
+        if test.data_hash in spent:
+            test = without_spent(test)
         found.append(test)
     return found, read_split(named[0][0], "domain", named[0][1], "dev")
+
+
+def _spent(models: Sequence[NamedModel]) -> set[str]:
+    """Hashes of the sets of which half of the test queries chose the merge that one of the models is."""
+    found = set()
+    for model in models:
+        if model.run is not None and model.config.merge.shares:
+            choice = read_json(model.run.merge_note)["spent"]
+            found |= {sha256_tree(model.run.data(name)) for name, split in choice.items() if split == HALF_OF_TEST}
+    return found
 
 
 def _set_names(folders: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bgetune.config import Head, JobConfig
-from bgetune.metrics import per_query
+from bgetune.metrics import DECIDING, per_query
 from bgetune.search import as_results
 from bgetune.searched import EncodedSet, Searched
 
@@ -14,8 +14,6 @@ from .cheaper.measure import Measured
 from .cheaper.multi_vector import multi_vector
 from .cheaper.sparse import sparse
 from .sets import EvalSet
-
-_METRIC = "ndcg@10"
 
 
 def compression(encoded: EncodedSet, test: EvalSet, config: JobConfig, system: str) -> list[dict[str, Any]]:
@@ -45,7 +43,7 @@ def _rows(measured: list[Measured], test: EvalSet, system: str, head: Head) -> l
     rows: list[dict[str, Any]] = []
     for each in measured:
         results = as_results(test.queries.ids, test.corpus.ids, *each.ranking)
-        value = float(per_query(test.qrels, results, [_METRIC])[_METRIC].mean())
+        value = float(per_query(test.qrels, results, [DECIDING])[DECIDING].mean())
         whole = rows[0]["value"] if rows else value
         rows.append(
             {

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from bgetune.config import JobConfig
 from bgetune.files import read_json
-from bgetune.run import Run
-from bgetune.search import HYBRID
+from bgetune.limits import broken_limits
+from bgetune.run import TUNED, Run, final_system
+from bgetune.search import deciding_retriever
 
-from .limits import broken_limits
 from .measure import measure
 from .probes import read_probe
 from .report import build_report, values_of
 from .rounds import rounds_of
-from .sets import EvalSet, read_eval_sets, read_split
+from .sets import read_eval_sets, read_split
 from .systems import systems_of
 from .tracker import log_to_wandb
 from .training import training_curves
@@ -27,13 +27,13 @@ def evaluate(config: JobConfig, run: Run) -> None:
     Raises:
         UserError: a set has no test split, a probe is broken, or a model cannot be loaded.
     """
-    merging = read_json(run.merged / "merge.json") if config.merge.shares else None
+    merging = read_json(run.merge_note) if config.merge.shares else None
     sets = read_eval_sets(config, run, merging)
     probes = [read_probe(name, Path(path)) for name, path in config.eval.probes.items()]
     systems = systems_of(config, run)
     dev = read_split(config.data.name, "domain", run.data(config.data.name), "dev")
-    measured = measure(systems, sets, dev, probes, config)
-    deciding = _deciding(run, sets)
+    measured = measure(systems, sets, dev, probes)
+    deciding = deciding_retriever(run, measured.systems[TUNED]["heads"])
     title = f"{config.model.name_or_path}: {' against '.join(system.name for system in systems)}"
     values = [values_of(test, config.eval) for test in sets]
     report = build_report(config, title, sets, values, measured, deciding, probes)
@@ -42,15 +42,7 @@ def evaluate(config: JobConfig, run: Run) -> None:
     if (curves := training_curves(run.train_log)) is not None:
         report["training"] = curves
     report["rounds"] = rounds_of(config, run, sets[0], deciding)
-    report["failed"] = broken_limits(report, config.eval.max_guard_loss)
-    explain_examples(report, systems, sets, config)
+    report["failed"] = broken_limits(report, config.eval.max_guard_loss, [final_system(config)])
+    explain_examples(report, systems, sets)
     write_report(run.report, report, sets, values, run.config_file)
     log_to_wandb(config, run, report)
-
-
-def _deciding(run: Run, sets: list[EvalSet]) -> str:
-    """The verdict is about what the checkpoint was chosen by: a head that did not train says nothing about training."""
-    note = run.best / "best.json"
-    if note.is_file():
-        return read_json(note)["retriever"]
-    return HYBRID if HYBRID in sets[0].found else "dense"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bgetune.html.words import count
+
 _NAMES = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP"}
 
 
@@ -72,14 +74,6 @@ def _value(values: Mapping[str, float] | None, metric: str) -> str:
 def _compared(gain: Mapping[str, Any]) -> list[str]:
     counts = f"{gain['won']}/{gain['lost']}/{gain['tied']}"
     return [signed(gain["abs"]), interval(gain["ci95"]), p_value(gain["p_holm"]), counts]
-
-
-def count(number: int, noun: str, plural: str) -> str:
-    """
-    >>> count(1, "query", "queries"), count(1200, "query", "queries")
-    ('1 query', '1,200 queries')
-    """
-    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def headline(report: Mapping[str, Any]) -> list[str]:

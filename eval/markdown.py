@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .figures import columns, count, metric_name, signed, subject, table
+from bgetune.html.words import count
+
+from .figures import columns, metric_name, signed, subject, table
 from .more_tables import extra_tables
 from .rounds import ROUND_COLUMNS, round_rows
 
@@ -97,6 +99,8 @@ def _reproduction(report: Mapping[str, Any], config_file: Path | None) -> list[s
         "versions": ", ".join(f"{package} {number}" for package, number in report["versions"].items()),
     }
     parts = ["## How to reproduce"]
+    if "command" in report:
+        parts.append(f"```sh\n{report['command']}\n```")
     if config_file is not None:
         path = shlex.quote(str(config_file))
         parts.append(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bgetune.config import HEADS, JobConfig
+from bgetune.config import HEADS
 from bgetune.device import autocast_dtype
 from bgetune.encoder import Encoder
 from bgetune.fusion_weights import tune_weights
@@ -34,7 +34,7 @@ ANY = "any"
 
 
 @dataclass
-class Measured:
+class Findings:
     """What was found besides the rankings, which are in each set's `found`."""
 
     systems: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -46,23 +46,24 @@ class Measured:
 
 
 def measure(
-    systems: Sequence[System], sets: Sequence[EvalSet], dev: EvalSet | None, probes: Sequence[Probe], config: JobConfig
-) -> Measured:
+    systems: Sequence[System], sets: Sequence[EvalSet], dev: EvalSet | None, probes: Sequence[Probe]
+) -> Findings:
     """Search every set with every system, and with BM25; fills in the sets' `found`.
 
     Args:
         dev: the domain's dev split, on which the hybrid's weights are tuned; None: they are not.
     """
+    depth = systems[0].config.eval.depth
     for test in sets:
-        test.found["bm25"] = {ANY: search_bm25(test.queries, test.corpus, config.eval.depth)}
-    measured = Measured()
+        test.found["bm25"] = {ANY: search_bm25(test.queries, test.corpus, depth)}
+    measured = Findings()
     for system in systems:
-        encoder = system.load()
-        measured.systems[system.name] = _facts(system, encoder, config)
+        encoder, config = system.load(), system.config
+        measured.systems[system.name] = _facts(system, encoder)
         if dev is not None and config.eval.tune_weights and len(encoder.heads) > 1:
-            measured.hybrid_weights[system.name] = _tuned(system, encoder, dev, config)
+            measured.hybrid_weights[system.name] = _tuned(system, encoder, dev)
         for test in sets:
-            _search(system, encoder, test, config, measured)
+            _search(system, encoder, test, measured)
         for probe in probes:
             values = measure_probe(probe, encoder, config)
             measured.probes.setdefault(probe.name, {})[system.name] = values
@@ -70,11 +71,11 @@ def measure(
     return measured
 
 
-def _facts(system: System, encoder: Encoder, config: JobConfig) -> dict[str, Any]:
-    dtype = autocast_dtype(config.encode_precision, encoder.device) or torch.float32
+def _facts(system: System, encoder: Encoder) -> dict[str, Any]:
+    dtype = autocast_dtype(system.config.encode_precision, encoder.device) or torch.float32
     return {
         "model": system.model,
-        "revision": system.revision,
+        "revision": system.config.model.revision,
         "weights": encoder.weights_hash(),
         "heads": list(encoder.heads),
         "parameters": sum(p.numel() for p in encoder.backbone.parameters()),
@@ -83,21 +84,21 @@ def _facts(system: System, encoder: Encoder, config: JobConfig) -> dict[str, Any
     }
 
 
-def _encoded(system: System, encoder: Encoder, test: EvalSet, config: JobConfig) -> EncodedSet:
+def _encoded(system: System, encoder: Encoder, test: EvalSet) -> EncodedSet:
     label = f"{system.name} {test.name}"
-    return encode_set(encoder, test.queries, test.corpus, config, encoder.heads, system.cache, label)
+    return encode_set(encoder, test.queries, test.corpus, system.config, encoder.heads, system.cache, label)
 
 
-def _tuned(system: System, encoder: Encoder, dev: EvalSet, config: JobConfig) -> dict[str, float]:
-    encoded = _encoded(system, encoder, dev, config)
+def _tuned(system: System, encoder: Encoder, dev: EvalSet) -> dict[str, float]:
+    encoded = _encoded(system, encoder, dev)
     label = f"{system.name} {dev.name}"
-    weights = tune_weights(encoded, dev.queries.ids, dev.corpus.ids, dev.qrels, config, label)
+    weights = tune_weights(encoded, dev.queries.ids, dev.corpus.ids, dev.qrels, system.config, label)
     return {head: weights[head] for head in HEADS if head in weights}
 
 
-def _search(system: System, encoder: Encoder, test: EvalSet, config: JobConfig, measured: Measured) -> None:
-    settings = config.eval
-    encoded = _encoded(system, encoder, test, config)
+def _search(system: System, encoder: Encoder, test: EvalSet, measured: Findings) -> None:
+    config, settings = system.config, system.config.eval
+    encoded = _encoded(system, encoder, test)
     weights = measured.hybrid_weights.get(system.name)
     wanted = [name for name in retrievers_of(encoder.heads, settings) if name != TUNED or weights is not None]
     label = f"{system.name} {test.name}"

@@ -13,8 +13,15 @@ Grid = tuple[str, list[str], list[list[str]]]
 
 def extra_tables(report: Mapping[str, Any]) -> list[Grid]:
     """Those for which there is something to tell."""
-    found = [_merging(report), _indexes(report), _compression(report), _probes(report)]
+    found = [_weights(report), _merging(report), _indexes(report), _compression(report), _probes(report)]
     return [(title, header, rows) for title, header, rows in found if rows]
+
+
+def _weights(report: Mapping[str, Any]) -> Grid:
+    weights = report.get("hybrid_weights", {})
+    heads = list(dict.fromkeys(head for of_system in weights.values() for head in of_system))
+    rows = [[system, *(f"{found.get(head, 0):.3g}" for head in heads)] for system, found in weights.items()]
+    return "weights of hybrid_tuned, the best on dev", ["system", *heads], rows
 
 
 def _merging(report: Mapping[str, Any]) -> Grid:
@@ -36,10 +43,28 @@ def _merging(report: Mapping[str, Any]) -> Grid:
 
 
 def _indexes(report: Mapping[str, Any]) -> Grid:
-    header = ["set", "system", "index", "exact", "found", "index's loss", "MB", "build, s", "p50, ms", "p95, ms"]
+    header = [
+        "set",
+        "system",
+        "index",
+        "exact",
+        "model's gain",
+        "found",
+        "index's loss",
+        "MB",
+        "build, s",
+        "p50, ms",
+        "p95, ms",
+    ]
+    exact = {(row["set"], row["index"], row["system"]): row["exact"] for row in report.get("indexes", [])}
+
+    def gain(row: Mapping[str, Any]) -> str:
+        before = exact.get((row["set"], row["index"], report["reference"]))
+        return "" if before is None or row["system"] == report["reference"] else signed(row["exact"] - before)
+
     rows = [
         [
-            *(row["set"], row["system"], row["index"], f"{row['exact']:.3f}", f"{row['found']:.3f}"),
+            *(row["set"], row["system"], row["index"], f"{row['exact']:.3f}", gain(row), f"{row['found']:.3f}"),
             *(signed(row["loss"]), f"{row['bytes'] / 1e6:.1f}", f"{row['build_s']:.1f}"),
             *(f"{row['p50_ms']:.2f}", f"{row['p95_ms']:.2f}"),
         ]

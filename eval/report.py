@@ -16,18 +16,18 @@ import numpy as np
 from bgetune.config import EvalConfig, JobConfig
 from bgetune.config_io import to_dict
 from bgetune.files import sha256_json
-from bgetune.metrics import means, per_query
+from bgetune.metrics import DECIDING, means, per_query
 
 from .examples import examples
 from .figures import headline
-from .measure import Measured
+from .measure import Findings
 from .probes import Probe, compare_probes
 from .sets import EvalSet
 from .significance import Comparison, compare, holm, verdict
 from .slices import matrix, slices
 
 FORMAT = 2
-METRIC = "ndcg@10"
+METRIC = DECIDING
 """What the verdicts, the headline and the examples are about, of the retriever that chose the checkpoint on dev."""
 
 _PACKAGES = (
@@ -51,11 +51,23 @@ _NOTES = (
     "p is that of a two-sided paired randomisation test (sign flips), p (Holm) the same corrected by Holm's method for "
     "the number of sets, p_t that of a paired t test; the interval is a 95 % percentile bootstrap over queries; "
     "effect_size is Cohen's d of the differences.",
+    "A probe's verdict is its interval's alone, uncorrected.",
     "Slices have an interval each, uncorrected: of twenty, about one leaves out 0 by chance. In a matrix of languages "
     "the relevant passages of other languages are taken out of the ranking; wrong ones of any language stay.",
     "A verdict needs an interval without 0 and p (Holm) < 0.05; everything else is called `no difference shown`.",
 )
 _DIFFERENCES = 400
+
+
+def _notes(config: JobConfig, sets: Sequence[EvalSet]) -> list[str]:
+    return [
+        f"Each query retrieves {config.eval.depth} passages from index {config.eval.index}.",
+        *(
+            f"{test.left_out} test queries of {test.name} chose a merge, and are left out for every system."
+            for test in sets
+            if test.left_out
+        ),
+    ]
 
 
 Values = dict[str, dict[str, dict[str, np.ndarray]]]
@@ -67,7 +79,7 @@ def build_report(
     title: str,
     sets: Sequence[EvalSet],
     values: Sequence[Values],
-    measured: Measured,
+    measured: Findings,
     deciding: str,
     probes: Sequence[Probe] = (),
 ) -> dict[str, Any]:
@@ -98,7 +110,7 @@ def build_report(
         "settings": job["eval"],
         "config_hash": sha256_json(job),
         "versions": versions(),
-        "notes": [*_NOTES, f"Each query retrieves {config.eval.depth} passages from index {config.eval.index}."],
+        "notes": [*_NOTES, *_notes(config, sets)],
     }
     return {"headline": headline(report), **report}
 
@@ -162,6 +174,7 @@ def _measured_set(
         "role": test.role,
         "n_queries": len(test.queries),
         "n_docs": len(test.corpus),
+        "left_out": test.left_out,
         "data_hash": test.data_hash,
         "decided_by": deciding,
         "verdicts": {name: verdict(Comparison.from_row(gains[deciding][name][METRIC])) for name in others},
@@ -186,7 +199,7 @@ def _spread(differences: np.ndarray) -> list[float]:
     return [round(float(value), 6) for value in ordered]
 
 
-def _probe(probe: Probe, measured: Measured, settings: EvalConfig) -> dict[str, Any]:
+def _probe(probe: Probe, measured: Findings, settings: EvalConfig) -> dict[str, Any]:
     return compare_probes(probe, measured.probes[probe.name], settings.bootstrap_samples, settings.seed)
 
 

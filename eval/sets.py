@@ -30,6 +30,8 @@ class EvalSet:
     """SHA-256 of the set's folder."""
     found: dict[str, dict[str, Results]] = field(default_factory=dict)
     """Retriever -> system -> results; one that needs no model has "any"."""
+    left_out: int = 0
+    """Test queries that chose a merge, and are measured with no system."""
 
 
 def read_eval_sets(config: JobConfig, run: Run, merging: Mapping[str, Any] | None = None) -> list[EvalSet]:
@@ -50,7 +52,7 @@ def read_eval_sets(config: JobConfig, run: Run, merging: Mapping[str, Any] | Non
             path = run.data(name) / "qrels" / "test.tsv"
             raise UserError(f"{path}: missing; run the stage `prepare` again, it cuts the split")
         if merging is not None and merging["spent"].get(name) == HALF_OF_TEST:
-            test = _without(test, set(choosing_half(test.queries.ids)))
+            test = without_spent(test)
         found.append(test)
     return found
 
@@ -65,6 +67,9 @@ def read_split(name: str, role: str, folder: Path, split: str) -> EvalSet | None
     return EvalSet(name, role, queries, data.corpus, qrels, sha256_tree(folder))
 
 
-def _without(test: EvalSet, spent: set[str]) -> EvalSet:
+def without_spent(test: EvalSet) -> EvalSet:
+    """The test queries that did not choose a merge: those would flatter what they chose."""
+    spent = set(choosing_half(test.queries.ids))
     queries = test.queries.take([i for i, query_id in enumerate(test.queries.ids) if query_id not in spent])
-    return replace(test, queries=queries, qrels={query_id: test.qrels[query_id] for query_id in queries.ids})
+    qrels = {query_id: test.qrels[query_id] for query_id in queries.ids}
+    return replace(test, queries=queries, qrels=qrels, left_out=len(spent))

@@ -8,9 +8,7 @@ from pathlib import Path
 
 from bgetune.config import JobConfig
 from bgetune.encoder import Encoder
-from bgetune.run import Run
-
-BASE, TUNED, MERGED = "base", "tuned", "merged"
+from bgetune.run import BASE, MERGED, TUNED, Run
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,8 @@ class System:
     name: str
     model: str
     """Folder or Hub id, as it was given."""
-    revision: str | None
+    config: JobConfig
+    """How it reads texts and weighs its heads; what is measured is the same for all."""
     cache: Path
     """Where its encoded texts are kept."""
     load: Callable[[], Encoder]
@@ -28,12 +27,12 @@ class System:
 
 def systems_of(config: JobConfig, run: Run) -> list[System]:
     """A job's: base, with the heads that training started from where it has none of its own; tuned; and their merge."""
-    name, revision = config.model.name_or_path, config.model.revision
+    name = config.model.name_or_path
     found = [
-        System(BASE, name, revision, run.vectors, lambda: Encoder.load(config.model, heads_from=run.base_heads)),
-        System(TUNED, name, revision, run.best_vectors, lambda: Encoder.load_folder(run.best, config.model)),
+        System(BASE, name, config, run.vectors, lambda: Encoder.load(config.model, heads_from=run.base_heads)),
+        System(TUNED, name, config, run.best_vectors, lambda: Encoder.load_folder(run.best, config.model)),
     ]
     if config.merge.shares:
         cache = run.vectors / "merged"
-        found.append(System(MERGED, name, revision, cache, lambda: Encoder.load_folder(run.merged, config.model)))
+        found.append(System(MERGED, name, config, cache, lambda: Encoder.load_folder(run.merged, config.model)))
     return found

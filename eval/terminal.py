@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .figures import columns, count, table
+from bgetune.html.words import count
+
+from .figures import columns, table
 from .more_tables import extra_tables
 from .rounds import ROUND_COLUMNS, round_rows
 

@@ -16,7 +16,8 @@ def training_curves(log: Path) -> dict[str, Any] | None:
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if "loss" in line]
     shown = steps[:: max(1, -(-len(steps) // _SHOWN))]
-    names = [key for key in shown[0] if key.startswith(("loss", "distillation"))] if shown else []
+    # a loss may begin later, as self-distillation does
+    names = dict.fromkeys(key for line in shown for key in line if key.startswith(("loss", "distillation", "triplet")))
     dev = [line for line in lines if any(key.startswith("dev/") for key in line)]
     return {
         "steps": [line["step"] for line in shown],

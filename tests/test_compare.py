@@ -10,6 +10,7 @@ import pytest
 
 from bgetune.cli import main
 from bgetune.config_io import load_job
+from bgetune.merge_choice import choosing_half
 from bgetune.run import Run, open_run
 from tests import tiny
 
@@ -67,6 +68,7 @@ def test_a_job_brings_its_own_sets(models: Path, tmp_path: Path):
         (["a", "nowhere"], "models: "),
         (["a", "b", "--sets", "domain", "domain"], "named twice"),
         (["a", "b", "--sets", "nothing"], "no such folder"),
+        (["a", "a", "--sets", "domain"], "name each model once"),
     ],
 )
 def test_mistakes_of_compare(
@@ -82,6 +84,40 @@ def test_mistakes_of_compare(
     assert main(asked(models, tmp_path, "compare", *words)) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out" / "report").exists()
+
+
+def test_sets_named_by_whole_paths_stay_in_the_report(models: Path, tmp_path: Path):
+    """Two folders of one name are told apart by their paths, which are no place to write to."""
+    one, two = (tiny.domain(tmp_path / name / "test", seed=5) for name in ("x", "y"))
+    words = ["compare", str(models / "a"), str(models / "b"), "--sets", str(one), str(two)]
+    assert main(asked(models, tmp_path, *words)) == 0
+    assert len(list((tmp_path / "out" / "report" / "runs").iterdir())) == 2 * 3
+    assert not list(tmp_path.glob("*/*.trec"))
+    report = (tmp_path / "out" / "report" / "report.md").read_text(encoding="utf-8")
+    assert "bgetune compare" in report
+
+
+def test_queries_that_chose_a_merge_are_left_out(models: Path, tmp_path: Path):
+    root = tmp_path / "merged"
+    shutil.copytree(models / "job", root)
+    settings = {**tiny.config(tmp_path), "output": str(root), "merge": {"shares": [0.5]}}
+    settings["data"]["guards"] = {"guard": {"kind": "beir", "path": str(models / "domain")}}
+    tiny.write_config(root / "config.yaml", settings)
+    guard = root / "data" / "guard"
+    tiny.domain(guard, seed=9)
+    tiny.model(root / "checkpoints" / "merged", seed=3)
+    (root / "checkpoints" / "merged" / "merge.json").write_text(json.dumps({"spent": {"guard": "half of test"}}))
+    words = ["compare", str(models / "a"), str(root), "--sets", str(models / "domain"), str(guard)]
+    assert main(asked(models, tmp_path, *words)) == 0
+    report = json.loads((tmp_path / "out" / "report" / "report.json").read_text(encoding="utf-8"))
+    left_out = report["sets"]["guard"]["left_out"]
+    assert left_out == len(choosing_half(_test_ids(guard))) > 0
+    assert report["sets"]["guard"]["n_queries"] == 10 - left_out
+    assert any("chose a merge" in note for note in report["notes"])
+
+
+def _test_ids(folder: Path) -> list[str]:
+    return [line.split("\t")[0] for line in (folder / "qrels" / "test.tsv").read_text().splitlines()[1:]]
 
 
 def test_compare_refuses_a_jobs_folder(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

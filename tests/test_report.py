@@ -16,10 +16,11 @@ from bgetune.config_data import DataConfig, SourceConfig
 from bgetune.data import Texts
 from eval.figures import columns, signed
 from eval.markdown import escape, to_markdown
-from eval.measure import Measured
+from eval.measure import Findings
 from eval.report import build_report, metrics_of, to_json, values_of
 from eval.sets import EvalSet
 from eval.terminal import print_report
+from eval.training import training_curves
 
 NASTY = [
     "a | b || c",
@@ -69,7 +70,7 @@ def job(output: str = "runs/x", **evaluation: Any) -> JobConfig:
 def report_of(sets: list[EvalSet], config: JobConfig | None = None) -> dict[str, Any]:
     config = config or job()
     values = [values_of(test, config.eval) for test in sets]
-    measured = Measured({"base": system("aa"), "tuned": system("bb")})
+    measured = Findings({"base": system("aa"), "tuned": system("bb")})
     return build_report(config, "org/base: base against tuned", sets, values, measured, "dense")
 
 
@@ -183,3 +184,17 @@ def test_terminal_table_is_plain_text(width: int):
     assert make_report()["headline"][0] in shown
     if width == 110:
         assert sum("nDCG@10" in line and "won" not in line for line in shown.splitlines()) >= 4
+
+
+def test_a_loss_that_begins_later_has_a_curve(tmp_path: Path):
+    lines = [{"step": 0, "dev/ndcg@10": 0.5}, {"step": 1, "loss": 2.0, "loss/dense": 2.0}]
+    lines += [{"step": 2, "loss": 1.5, "loss/dense": 1.0, "distillation/dense": 0.5}]
+    log = tmp_path / "train.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    curves = training_curves(log)
+    assert curves == {
+        "steps": [1, 2],
+        "losses": {"loss": [2.0, 1.5], "loss/dense": [2.0, 1.0], "distillation/dense": [None, 0.5]},
+        "dev": [{"step": 0, "ndcg@10": 0.5}],
+    }
+    assert training_curves(tmp_path / "none") is None

@@ -131,10 +131,10 @@ def _indexes(report: Report) -> str:
         *_figures(f"exact {metric_name(metric)}", "with this index", f"model's gain over {reference}, exact"),
         *_figures("index's loss", "share of exact top 10", "size", "build, s", "p50, ms", "p95, ms", "queries"),
     ]
-    exact = {(row["set"], row["system"]): row["exact"] for row in report["indexes"]}
+    exact = {(row["set"], row["index"], row["system"]): row["exact"] for row in report["indexes"]}
     rows = []
     for row in report["indexes"]:
-        start = None if row["system"] == reference else exact.get((row["set"], reference))
+        start = None if row["system"] == reference else exact.get((row["set"], row["index"], reference))
         rows.append(
             [
                 *(name(row[key]) for key in ("index", "set", "system")),

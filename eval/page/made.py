@@ -46,7 +46,7 @@ def _weights(report: Report) -> str:
         return ""
     heads = list(dict.fromkeys(head for by_head in weights.values() for head in by_head))
     rows = [
-        [name(system), *(figure(by_head.get(head), ".2f") for head in heads)] for system, by_head in weights.items()
+        [name(system), *(figure(by_head.get(head), ".3g") for head in heads)] for system, by_head in weights.items()
     ]
     columns = [Column("system", numeric=False), *(Column(head) for head in heads)]
     return grid("Weights of hybrid_tuned, the best on the domain's dev split", columns, rows)

@@ -55,7 +55,7 @@ def _lines(report: Report) -> Iterator[str]:
                 before, after = values[reference][metric], values[system][metric]
                 figures = (
                     f"{retriever} {metric_name(metric)} {before:.3f} → {after:.3f}, {minus(signed(gain['abs']))} "
-                    f"({minus(interval(gain['ci95']))}; p {p_words(gain['p'])})"
+                    f"({minus(interval(gain['ci95']))}; p {p_words(gain['p_holm'])})"
                 )
             about = f"{measured['role']}, {count(measured['n_queries'], 'query', 'queries')}"
             yield (
