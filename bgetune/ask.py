@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, Any, NoReturn
 
 from rich import box
 from rich.console import Console
@@ -15,10 +19,13 @@ from rich.text import Text
 
 from bgetune.config import JobConfig
 from bgetune.data import Texts, read_texts
+from bgetune.encode import encode, encode_once
+from bgetune.encoded import Encoded
+from bgetune.encoder import Encoder
 from bgetune.errors import UserError, exit_code
 from bgetune.explain import explain
 from bgetune.named_models import NamedModel, named_model
-from bgetune.search import Ranking, encode_set, rankings, retrievers_of
+from bgetune.search import EncodedSet, Ranking, rankings, retrievers_of
 
 _SHOWN = 160
 
@@ -39,19 +46,91 @@ def ask(argv: Sequence[str]) -> None:
     model = named_model(options.model, JobConfig(), "--model")
     corpus = _corpus(options.corpus, model)
     encoder = model.load()
+    with _cache(model) as cache:
+        passages = encode_once(encoder, corpus, "passage", model.config, "search passages", cache, encoder.heads)
+    room = _Room(encoder, model.config, corpus, passages, options.top)
     console = Console(highlight=False)
-    cache = model.run.vectors / "search" if model.run else Path("runs/search/vectors")
-    wanted = [name for name in retrievers_of(encoder.heads, model.config.eval) if not name.startswith("hybrid_")]
-    for question in options.question or _lines():
-        asked = Texts(["question"], [question])
-        encoded = encode_set(encoder, asked, corpus, model.config, encoder.heads, cache, "search")
-        found = rankings(encoded, model.config, wanted, "search", depth=options.top)
-        rows = sorted({int(row) for _, at in found.values() for row in at[0] if row >= 0})
-        texts = corpus.take(rows).full_texts()
-        told = dict(zip(rows, explain(encoder, model.config, [(question, text) for text in texts]), strict=True))
-        console.print(Text(f"\n{question}", style="bold"))
-        for name in wanted:
-            console.print(_table(name, found[name], corpus, told))
+    for questions in [options.question] if options.question else ([line] for line in _lines()):
+        room.answer(questions, console)
+
+
+@dataclass(frozen=True)
+class _Room:
+    """A model and an encoded corpus, of which questions are asked."""
+
+    encoder: Encoder
+    config: JobConfig
+    corpus: Texts
+    passages: Encoded
+    top: int
+
+    def answer(self, questions: Sequence[str], console: Console) -> None:
+        """Search for all of them at once, and show what was found for each."""
+        asked = Texts([f"question {i}" for i in range(1, len(questions) + 1)], list(questions))
+        encoded = encode(self.encoder, asked, "query", self.config, "search queries", self.encoder.heads)
+        both = EncodedSet(self.passages, encoded, self.encoder.spec.similarity)
+        retrievers = retrievers_of(self.encoder.heads, self.config.eval)
+        wanted = [name for name in retrievers if not name.startswith("hybrid_")]
+        found = rankings(both, self.config, wanted, "search", depth=self.top)
+        for i, question in enumerate(questions):
+            console.print(Text(f"\n{question}", style="bold"))
+            of_question = {name: (scores[i], rows[i]) for name, (scores, rows) in found.items()}
+            told = self._told(question, of_question)
+            for name, ranking in of_question.items():
+                console.print(_table(name, ranking, self.corpus, told))
+
+    def _told(self, question: str, found: Mapping[str, Ranking]) -> dict[int, dict[str, Any]]:
+        """Row of a passage that any head found -> what `explain` says of it."""
+        rows = sorted({int(row) for _, at in found.values() for row in at if row >= 0})
+        texts = self.corpus.take(rows).full_texts()
+        return dict(zip(rows, explain(self.encoder, self.config, [(question, text) for text in texts]), strict=True))
+
+
+@contextmanager
+def _cache(model: NamedModel) -> Iterator[Path]:
+    """Where to keep the corpus's vectors: where a job's evaluation does, or elsewhere while a job may be writing there.
+
+    Two that encode one shard at once would each take the other's half-written folder away.
+    """
+    own = Path("runs/search/vectors")
+    if (run := model.run) is not None:
+        own = run.vectors / "search"
+        with _held(run.root / ".lock") as free:
+            if free:
+                yield run.vectors / "merged" if model.config.merge.shares else run.best_vectors
+                return
+    with _held(own / ".lock", wait=True):
+        yield own
+
+
+@contextmanager
+def _held(lock: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold a lock file, with this process's number in it, as a job does; False: another process holds it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "a+", encoding="utf-8") as file:
+        free = _taken(file)
+        if not free and wait:
+            print(f"another search is encoding into {lock.parent}; waiting for it", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            free = True
+        if not free:
+            yield False
+            return
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield True
+        finally:
+            file.truncate(0)
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
@@ -83,8 +162,9 @@ def _lines() -> Iterator[str]:
         yield line.strip()
 
 
-def _table(name: str, found: Ranking, corpus: Texts, told: dict[int, dict]) -> Table:
-    scores, rows = found[0][0], found[1][0]
+def _table(name: str, found: Ranking, corpus: Texts, told: Mapping[int, dict[str, Any]]) -> Table:
+    """`found`: scores and rows of one question, both [K]."""
+    scores, rows = found
     grid = Table(title=Text(name), title_justify="left", box=box.SIMPLE_HEAD)
     heads = list(next(iter(told.values()))["scores"]) if told else []
     for column in ("", "score", *(head for head in heads if head != name), "passage", "words that match"):

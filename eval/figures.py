@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bgetune.html.words import count
@@ -49,13 +49,19 @@ def columns(report: Mapping[str, Any]) -> list[str]:
     return ["retriever", "metric", reference, *compared, "gain", "95 % interval", "p (Holm)", "won/lost/tied"]
 
 
-def table(report: Mapping[str, Any], measured: Mapping[str, Any]) -> list[list[str]]:
-    """One row a retriever, metric and system, cells as `columns` names them, empty where nothing is compared."""
+def table(
+    report: Mapping[str, Any], measured: Mapping[str, Any], metrics: Sequence[str] | None = None
+) -> list[list[str]]:
+    """One row a retriever, metric and system, cells as `columns` names them, empty where nothing is compared.
+
+    Args:
+        metrics: of the report's; all where absent.
+    """
     reference, *others = report["systems"]
     names = columns(report)
     rows = []
     for retriever, found in measured["retrievers"].items():
-        for metric in report["metrics"]:
+        for metric in metrics or report["metrics"]:
             start = [retriever, metric_name(metric)]
             for name in others:
                 row = [*start, _value(found.get(reference, found.get("any")), metric)]

@@ -7,9 +7,10 @@ compared with exact search cut to as many, query by query.
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +20,6 @@ import numpy as np
 from bgetune.config import JobConfig
 from bgetune.encoded import Encoded
 from bgetune.errors import UserError
-from bgetune.files import sha256_json
 from bgetune.index.dense import DenseIndex, sample_rows
 from bgetune.index.exact import exact_search
 from bgetune.index.qdrant import MEMORY, connected, is_local, search_collection, write_collection
@@ -27,6 +27,7 @@ from bgetune.index.tune import Tuned, tune
 from bgetune.metrics import Results, per_query
 from bgetune.search import HYBRID, EncodedSet, as_results, ensemble_weights
 
+from .one_thread import one_thread
 from .sets import EvalSet
 from .significance import compare
 
@@ -37,6 +38,9 @@ log = logging.getLogger("bgetune")
 
 QDRANT = "qdrant"
 """Among `eval.indexes`: Qdrant's local mode; `qdrant:URL` is a server."""
+COLLECTIONS = "bgetune-eval-"
+"""Collections made for measuring are named so, and removed after it. One that is there while nothing is measured was
+left by a run that was killed, and may be removed."""
 
 _OPTION = "eval.indexes"
 _DEPTH, _METRIC = 10, "ndcg@10"
@@ -44,6 +48,11 @@ _SAMPLE = 256  # passages that stand for queries where an index is tuned
 _TIMED, _WARM_UP = 500, 10  # queries
 # Qdrant's local mode compares in Python, 0.4 ms a pair of query and passage: no more passages, and queries by pairs.
 _LOCAL_PASSAGES, _LOCAL_PAIRS = 20_000, 1 << 18
+
+# How the rows' latency was taken, as `setting` tells it.
+_ONE_THREAD = "timed by the wall clock on one thread"
+_LOCAL = "qdrant-client's local mode: exact, timed by the wall clock, which is no server's latency"
+_SERVER = "a server with its defaults, timed by the wall clock with the network"
 
 T = TypeVar("T")
 
@@ -65,12 +74,13 @@ class _Found:
     index: str
     retriever: str
     setting: str
-    """How it was searched, in words."""
+    """How it was searched and timed, in words."""
     results: Results
     """Of the queries that were asked, all or a sample."""
     bytes: int
     build_s: float
     milliseconds: list[float]
+    """Of single queries, by the wall clock."""
 
 
 def measure_indexes(
@@ -85,7 +95,13 @@ def measure_indexes(
 
     A FAISS index holds the dense vectors; nprobe or efSearch is raised on a sample of passages, never on the test's
     queries, until its recall is `index_recall`. A Qdrant collection holds all heads' vectors, and gives a row for each
-    retriever of `exact`. Latency is of one query at a time on one thread, over at most 500 queries.
+    retriever of `exact`.
+
+    p50_ms and p95_ms are by the wall clock, of one query after the other, at most 500: FAISS searches on one thread, a
+    Qdrant server as it will, and its network is in them. (The ms of cheaper vectors are of processor time.)
+
+    Each call makes Qdrant collections of its own, which jobs that share a server never share, and removes them. Those
+    that a killed run has left are found by their names' beginning, `COLLECTIONS`.
 
     Args:
         exact: dense, and hybrid where there are several heads -> what exact search found, best first.
@@ -171,7 +187,7 @@ def _faiss(task: _Task, factory: str, index_recall: float) -> _Found:
     tuned = tune(index, sample, nearest, _DEPTH, index_recall, _OPTION)
     results = as_results(test.queries.ids, test.corpus.ids, *index.search(questions, _DEPTH))
     some = questions[sample_rows(len(questions), _TIMED, seed)]
-    with _one_thread():
+    with one_thread():
         _timed(index.search(query[None], _DEPTH) for query in some[:_WARM_UP])
         _, milliseconds = _timed(index.search(query[None], _DEPTH) for query in some)
     return _Found(factory, "dense", _setting(index, tuned), results, _file_size(index), build_s, milliseconds)
@@ -181,7 +197,7 @@ def _setting(index: DenseIndex, tuned: Tuned) -> str:
     said = [f"{tuned.parameter} {tuned.value}"] if tuned.parameter else []
     if not index.exact_scores:
         said.append(f"the {index.wider * _DEPTH} found are scored again with the vectors, which are kept besides")
-    return ", ".join(said) or "nothing to set"
+    return ", ".join([*(said or ["nothing to set"]), _ONE_THREAD])
 
 
 def _file_size(index: DenseIndex) -> int:
@@ -208,12 +224,11 @@ def _qdrant(task: _Task, retrievers: Sequence[str], location: str) -> list[_Foun
         return []
     asked = max(_LOCAL_PAIRS // len(test.corpus), 1) if local else len(test.queries)
     rows = sample_rows(len(test.queries), asked, task.config.eval.seed)
-    name = f"bgetune-{sha256_json([test.name, test.data_hash, task.system])[:16]}"
+    name = f"{COLLECTIONS}{os.getpid()}-{secrets.token_hex(8)}"
     label = f"{task.system} {test.name} {QDRANT}"
-    setting = "qdrant-client's local mode: exact, its latency is no server's" if local else "a server with its defaults"
+    setting = _LOCAL if local else _SERVER
     found = []
     with connected(location, _OPTION) as client:
-        client.delete_collection(name)  # of a run that was killed
         try:
             started = time.perf_counter()
             write_collection(client, name, test.corpus, passages, task.encoded.similarity, False, _OPTION, label)
@@ -249,7 +264,7 @@ def _vector_bytes(passages: Encoded) -> int:
 
 
 def _timed(searches: Iterable[T]) -> tuple[list[T], list[float]]:
-    """What each search found, made as it is taken, and its milliseconds."""
+    """What each search found, made as it is taken, and its milliseconds by the wall clock."""
     found, milliseconds, before = [], [], time.perf_counter()
     for each in searches:
         now = time.perf_counter()
@@ -257,13 +272,3 @@ def _timed(searches: Iterable[T]) -> tuple[list[T], list[float]]:
         milliseconds.append(1000 * (now - before))
         before = now
     return found, milliseconds
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

@@ -1,4 +1,4 @@
-"""The same table in the terminal."""
+"""The figures that decide, in the terminal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -16,26 +17,30 @@ from .figures import columns, table
 from .more_tables import extra_tables
 from .rounds import ROUND_COLUMNS, round_rows
 
-# rich would squeeze the table into a narrow window, or the 80 columns of a pipe, by cutting digits.
-_LEAST_WIDTH = 110
+_WIDEST = 1000
 
 
 def print_report(report: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print a table a set, then the headline, to stdout."""
+    """Print a table a set with the metric that decides, then the headline, to stdout; the other metrics are on file."""
     out = console or Console(highlight=False)
-    if console is None and (not out.is_terminal or out.width < _LEAST_WIDTH):
-        out = Console(highlight=False, width=_LEAST_WIDTH)
     for name, measured in report["sets"].items():
         sizes = (
             f"{count(measured['n_queries'], 'query', 'queries')}, {count(measured['n_docs'], 'passage', 'passages')}"
         )
-        out.print(_grid(f"{name} ({measured['role']}): {sizes}", columns(report), table(report, measured), left=2))
+        rows = table(report, measured, [report["metric"]])
+        _print(out, _grid(f"{name} ({measured['role']}): {sizes}", columns(report), rows, left=2))
     for title, header, rows in extra_tables(report):
-        out.print(_grid(title, header, rows, left=3))
+        _print(out, _grid(title, header, rows, left=3))
     if report.get("rounds"):
-        out.print(_grid("rounds of mining and training", ROUND_COLUMNS, round_rows(report["rounds"])))
+        _print(out, _grid("rounds of mining and training", ROUND_COLUMNS, round_rows(report["rounds"])))
     for line in [*report["headline"], *report.get("failed", [])]:
         out.print(Text(line), soft_wrap=True)
+
+
+def _print(out: Console, grid: Table) -> None:
+    """As wide as it is: rich would squeeze it into a narrow window, or the 80 columns of a pipe, by cutting digits."""
+    needed = Measurement.get(out, out.options.update(width=_WIDEST, max_width=_WIDEST), grid).maximum
+    Console(file=out.file, width=max(out.width, needed), highlight=False).print(grid)
 
 
 def _grid(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> Table:

@@ -15,21 +15,21 @@ log = logging.getLogger("bgetune")
 def log_to_wandb(config: JobConfig, run: Run, report: Mapping[str, Any]) -> None:
     """Add the figures to the summary of the job's W&B run, and the page to its media.
 
-    W&B that cannot be reached costs a warning and not the report, which is on disk.
+    Whatever goes wrong with W&B costs a warning and not the report, which is on disk.
     """
     if "wandb" not in config.train.report_to:
         return
-    import wandb
-
-    known = run.wandb_id.read_text(encoding="utf-8").strip() if run.wandb_id.is_file() else None
     try:
+        import wandb
+
+        known = run.wandb_id.read_text(encoding="utf-8").strip() if run.wandb_id.is_file() else None
         with wandb.init(
             project="bgetune", name=run.root.name, id=known, resume="allow", dir=str(run.train_log.parent)
         ) as board:
             board.summary.update(dict(_figures(report)))
             board.log({"report": wandb.Html(str(run.report / "report.html"), inject=False)})
-    except wandb.Error as error:
-        reason = " ".join(str(error).split())[:160]
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
         log.warning("train.report_to: wandb: %s; the report is in %s", reason, run.report)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
+import fcntl
+import io
 import json
 import shutil
 from pathlib import Path
@@ -132,6 +136,68 @@ def test_search_by_hand(models: Path, capsys: pytest.CaptureFixture[str]):
     assert out.count("dense") >= 2
     assert "a question" in out
     assert "another" in out
+
+
+def searched(root: Path, capsys: pytest.CaptureFixture[str], *questions: str) -> str:
+    assert main(["search", "--model", str(root / "job"), *questions]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_search_takes_the_vectors_of_the_evaluation_and_leaves_nothing(
+    models: Path, tmp_path: Path, merged: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(models / "job", tmp_path / "job")
+    config, run = load_job(tmp_path / "job" / "config.yaml"), Run(tmp_path / "job")
+    if merged:
+        config = dataclasses.replace(config, merge=MergeConfig(shares=(0.5,)))
+        (tmp_path / "job" / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        shutil.copytree(run.best, run.merged)
+    system = systems_of(config, run)[-1]
+    encoder, data = system.load(), read_retrieval_set(run.data("clinic"))
+    encode_set(encoder, data.queries, data.corpus, config, encoder.heads, system.cache, "")
+    before = {path: path.stat().st_mtime_ns for path in run.vectors.rglob("*")}
+    searched(tmp_path, capsys, "heart pain", "skin")
+    monkeypatch.setattr("sys.stdin", io.StringIO("heart pain\n"))
+    searched(tmp_path, capsys)
+    after = {path: path.stat().st_mtime_ns for path in run.vectors.rglob("*")}
+    assert {path for path in before if path.suffix == ".npy"} == {path for path in after if path.suffix == ".npy"}
+    assert all(after[path] == before[path] for path in before if path.suffix == ".npy")
+    assert (run.root / ".lock").read_text(encoding="utf-8") == ""
+
+
+def test_questions_together_find_what_each_finds_alone(
+    models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    questions = ["heart pain", "what does skin help", "blood"]
+    together = searched(models, capsys, *questions)
+    assert together == "".join(searched(models, capsys, question) for question in questions)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(questions) + "\n\nnot asked\n"))
+    assert searched(models, capsys) == together
+
+
+def test_a_search_stays_out_of_the_way_of_a_job_and_of_another_search(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(models / "job", tmp_path / "job", ignore=shutil.ignore_patterns("vectors"))
+    config, run = load_job(models / "job.yaml"), Run(tmp_path / "job")
+    with open(run.root / ".lock", "w", encoding="utf-8") as job, concurrent.futures.ThreadPoolExecutor() as pool:
+        fcntl.flock(job, fcntl.LOCK_EX)
+        job.write("the job's")
+        job.flush()
+        alone = searched(tmp_path, capsys, "heart pain")
+        assert not run.best_vectors.exists()
+        shutil.rmtree(run.vectors)
+        model = named_model(str(run.root), config, "--model")
+        with ask._cache(model) as first:
+            second = pool.submit(searched, tmp_path, capsys, "heart pain")
+            with pytest.raises(concurrent.futures.TimeoutError):
+                second.result(timeout=0.7)  # it waits
+            assert list(first.glob("*")) == [first / ".lock"]
+        assert second.result(timeout=20) == alone
+        assert (run.root / ".lock").read_text(encoding="utf-8") == "the job's"
+    assert searched(tmp_path, capsys, "heart pain") == alone
+    assert tiny.shards_in(run.best_vectors)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from bgetune.encoded import Encoded
 from bgetune.errors import UserError
 from bgetune.index.dense import DenseIndex
 from bgetune.index.multi_vector import TokenMatrix
+from bgetune.index.qdrant import connected
 from bgetune.index.sparse import SparseMatrix
 from bgetune.metrics import Results, per_query
 from bgetune.search import EncodedSet, as_results, rankings
@@ -85,7 +86,7 @@ def test_flat_loses_nothing_and_is_as_large_as_its_file(
     assert 0 < values.mean() < 1
     assert {key: row[key] for key in ("set", "system", "index", "retriever", "setting", "n_queries")} == {
         "set": "clinic", "system": "tuned", "index": "Flat", "retriever": "dense",
-        "setting": "nothing to set", "n_queries": QUERIES,
+        "setting": "nothing to set, timed by the wall clock on one thread", "n_queries": QUERIES,
     }  # fmt: skip
     assert row["exact"] == row["found"] == pytest.approx(values.mean())
     assert (row["loss"], row["ci95"], row["recall"]) == (0.0, [0.0, 0.0], 1.0)
@@ -96,12 +97,12 @@ def test_flat_loses_nothing_and_is_as_large_as_its_file(
 
 def test_a_poor_index_is_said_to_be_poor(encoded: EncodedSet, test_set: EvalSet, exact: dict[str, Results]):
     (row,) = measure_indexes(encoded, test_set, exact, config("IVF32,Flat"), "tuned", index_recall=0.0)
-    assert row["setting"] == "nprobe 1"
+    assert row["setting"] == "nprobe 1, timed by the wall clock on one thread"
     assert row["recall"] < 0.8
     assert row["loss"] == pytest.approx(row["exact"] - row["found"])
     assert 0.02 < row["loss"] < row["ci95"][1]
     (row,) = measure_indexes(encoded, test_set, exact, config("IVF32,Flat"), "tuned", index_recall=1.0)
-    assert row["setting"] == "nprobe 32"
+    assert row["setting"].startswith("nprobe 32, ")
     assert (row["loss"], row["recall"]) == (0.0, 1.0)
 
 
@@ -127,6 +128,7 @@ def test_qdrant_loses_nothing_in_local_mode(encoded: EncodedSet, test_set: EvalS
     for row in (dense, hybrid):
         assert (row["loss"], row["recall"], row["n_queries"]) == (0.0, 1.0, QUERIES)
         assert "local mode" in row["setting"]
+        assert "wall clock" in row["setting"]
         assert row["bytes"] == PASSAGES * (4 * WIDTH + 8 * 4 + 2 * 2 * 4)
     assert hybrid["exact"] != dense["exact"]
 
@@ -146,25 +148,39 @@ def test_qdrants_local_mode_is_asked_little_of_a_large_set(
     assert "name a server as qdrant:URL" in caplog.text
 
 
-def test_a_collection_of_a_killed_run_is_replaced_and_none_is_left(
+def collections(folder: Path) -> set[str]:
+    with connected(str(folder), "x") as client:
+        return {found.name for found in client.get_collections().collections}
+
+
+def test_what_a_killed_run_left_is_found_by_its_name_and_left_alone(
     encoded: EncodedSet, test_set: EvalSet, exact: dict[str, Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    asked = config(f"qdrant:{tmp_path / 'db'}")
+    folder = tmp_path / "db"
+    asked = config(f"qdrant:{folder}")
     few = replace(encoded, passages=texts_of(np.random.default_rng(1), encoded.passages.vectors[:40]))
     small = replace(test_set, corpus=test_set.corpus.take(range(40)))
 
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
+    def measured() -> list[dict[str, Any]]:
+        return measure_indexes(few, small, {"dense": exact["dense"]}, asked, "tuned")
+
     with monkeypatch.context() as patch:
         patch.setattr(production, "search_collection", killed)
-        patch.setattr("qdrant_client.QdrantClient.delete_collection", lambda *_: True)  # as after kill -9
         with pytest.raises(KeyboardInterrupt):
-            measure_indexes(few, small, {"dense": exact["dense"]}, asked, "tuned")
-    rows = measure_indexes(few, small, {"dense": exact["dense"]}, asked, "tuned")
-    assert rows[0]["index"] == "qdrant dense, local"
-    with production.connected(str(tmp_path / "db"), "x") as client:
-        assert client.get_collections().collections == []
+            measured()
+        assert collections(folder) == set()  # an interrupt leaves none
+        patch.setattr("qdrant_client.QdrantClient.delete_collection", lambda *_: True)  # as after kill -9
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                measured()
+    left = collections(folder)  # as another job's, of the same set and system, would be there
+    assert len(left) == 2
+    assert all(name.startswith(production.COLLECTIONS) for name in left)
+    assert measured()[0]["index"] == "qdrant dense, local"
+    assert collections(folder) == left
 
 
 def test_no_indexes_no_rows(encoded: EncodedSet, test_set: EvalSet, exact: dict[str, Results]):

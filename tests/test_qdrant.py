@@ -157,6 +157,13 @@ def test_a_folder_that_another_program_holds(tmp_path: Path):
         pass
 
 
+def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with connected("~/db", "x") as client:
+        write_collection(client, "x", texts(3), encoded(np.random.default_rng(0), 3, ("dense",)), "cosine")
+    assert (tmp_path / "db" / "collection" / "x").is_dir()
+
+
 @pytest.mark.parametrize(
     ("answer", "told"), [(b'{"status": {"error": "no\\nkey"}}', "no key"), (b"<html>", "401 Unauthorized")]
 )

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +41,7 @@ _LONGEST_WAIT, _BETWEEN_LOOKS, _TIMEOUT = 3600.0, 0.2, 60  # seconds
 def is_local(location: str) -> bool:
     """No server but qdrant-client's local mode, an exact search in Python for tests and small collections.
 
-    >>> is_local(":memory:"), is_local("folder/of/mine"), is_local("https://db:6333")
+    >>> is_local(":memory:"), is_local("~/of/mine"), is_local("https://db:6333")
     (True, True, False)
     """
     return not location.startswith(("http://", "https://"))
@@ -73,12 +74,11 @@ def connected(location: str, option: str) -> Iterator[QdrantClient]:
         what = "qdrant needs the package qdrant-client; run pip install 'bgetune[qdrant]', or leave it out"
         raise UserError(f"{option}: {what}") from None
     where = location.rpartition("@")[2]  # without a password
-    folder = location if is_local(location) and location != MEMORY else None
+    folder = str(Path(location).expanduser()) if is_local(location) and location != MEMORY else None
     key = None if is_local(location) else os.environ.get("QDRANT_API_KEY")
+    place = None if folder else location
     try:
-        client = QdrantClient(
-            None if folder else location, path=folder, api_key=key, timeout=_TIMEOUT, check_compatibility=False
-        )
+        client = QdrantClient(place, path=folder, api_key=key, timeout=_TIMEOUT, check_compatibility=False)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{option}: {where}: {_line(error)}") from None
     try:

@@ -1,4 +1,4 @@
-"""What one way of keeping passage vectors finds, and how long a query takes.
+"""What one way of keeping passage vectors finds, and how much processor time a query takes.
 
 Shapes: Q queries, K results of a query.
 """
@@ -6,17 +6,16 @@ Shapes: Q queries, K results of a query.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-import faiss
 import numpy as np
-import torch
 
 from bgetune.progress import progress
 from bgetune.searched import Ranking
+
+from ..one_thread import one_thread
 
 TIMED = 200
 """Queries whose time is taken, at most."""
@@ -37,13 +36,16 @@ class Way:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one way costs and finds: mean bytes of a passage, the ranking of all queries, milliseconds a query."""
+    """What one way costs and finds."""
 
     kind: str
     setting: str
     bytes: float
+    """The mean of a passage."""
     ranking: Ranking
+    """Of all queries."""
     ms: float
+    """Processor time of the median query on one thread, in milliseconds; no wall clock, see `ms_a_query`."""
 
 
 def measure(ways: Sequence[Way], queries: int, label: str) -> list[Measured]:
@@ -70,9 +72,10 @@ def _measured(way: Way, queries: int, done: Callable[[int], object]) -> Measured
 
 
 def ms_a_query(ask: Callable[[int], object], queries: int) -> float:
-    """The median milliseconds of `ask(i)` over the first `queries`, one at a time on one thread.
+    """The median processor time of `ask(i)` over the first `queries`, one at a time on one thread, in milliseconds.
 
-    Of processor time: that is the latency on a free core, and a busy machine does not change it.
+    That is the latency on a free core, and a busy machine does not change it. Production indexes are timed by the wall
+    clock instead (`eval/production.py`): a server's work is no processor time of this process.
     """
     times = []
     with one_thread():
@@ -81,16 +84,3 @@ def ms_a_query(ask: Callable[[int], object], queries: int) -> float:
             ask(i)
             times.append(time.process_time() - start)
     return 1000 * median(times)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """FAISS and torch with one thread each."""
-    before = faiss.omp_get_max_threads(), torch.get_num_threads()
-    faiss.omp_set_num_threads(1)
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before[0])
-        torch.set_num_threads(before[1])
