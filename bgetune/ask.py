@@ -90,17 +90,18 @@ class _Room:
 def _cache(model: NamedModel) -> Iterator[Path]:
     """Where to keep the corpus's vectors: where a job's evaluation does, or elsewhere while a job may be writing there.
 
-    Two that encode one shard at once would each take the other's half-written folder away.
+    Two that encode one shard at once would each take the other's half-written folder away, so searches wait for each
+    other, and then find what they need.
     """
-    own = Path("runs/search/vectors")
-    if (run := model.run) is not None:
-        own = run.vectors / "search"
-        with _held(run.root / ".lock") as free:
-            if free:
-                yield run.vectors / "merged" if model.config.merge.shares else run.best_vectors
-                return
+    run = model.run
+    own = Path("runs/search/vectors") if run is None else run.vectors / "search"
     with _held(own / ".lock", wait=True):
-        yield own
+        if run is None:
+            yield own
+            return
+        with _held(run.root / ".lock") as no_job_runs:
+            evaluated = run.vectors / "merged" if model.config.merge.shares else run.best_vectors
+            yield evaluated if no_job_runs else own
 
 
 @contextmanager
@@ -110,7 +111,7 @@ def _held(lock: Path, wait: bool = False) -> Iterator[bool]:
     with open(lock, "a+", encoding="utf-8") as file:
         free = _taken(file)
         if not free and wait:
-            print(f"another search is encoding into {lock.parent}; waiting for it", file=sys.stderr)
+            print(f"{lock}: another search is encoding its corpus; waiting for it", file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
             free = True
         if not free:

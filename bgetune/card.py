@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from bgetune.card_gains import gain_tables, merged_words
 from bgetune.config import HEADS, Head, JobConfig
 from bgetune.config_io import to_yaml
 from bgetune.encoder import Encoder
@@ -40,7 +41,7 @@ def model_card(config: JobConfig, encoder: Encoder, measured: Measured) -> str:
         f"# {_title(config)}",
         _what_it_is(config, measured),
         "## Measured gain",
-        *_gain_tables(measured.report),
+        *gain_tables(measured.report),
         _how_measured(config, encoder, measured),
         "## Use",
         *_usage(config, encoder),
@@ -56,20 +57,12 @@ def model_card(config: JobConfig, encoder: Encoder, measured: Measured) -> str:
 def _what_it_is(config: JobConfig, measured: Measured) -> str:
     report = measured.report
     base, *_, ours = report["systems"].values()
-    merged = f" {_merged(report['merging'])}" if "merging" in report else ""
+    merged = f" {merged_words(report['merging'])}" if "merging" in report else ""
     if base["weights"] == ours["weights"] and not merged:
         heads = f", with the {_and(measured.started)} that training started from" if measured.started else ""
         return f"**These are the weights of {_base_link(config)}**{heads}: no checkpoint was better on dev."
     made = f"{_base_link(config)} fine-tuned for retrieval on *{config.data.name}* with bgetune."
     return " ".join([made + merged, *(str(line) for line in report["headline"])])
-
-
-def _merged(merging: dict[str, Any]) -> str:
-    share = next(point["share"] for point in merging["points"] if point["chosen"])
-    limit = f"so that no guard loses more than {merging['allowed_loss']:g} of nDCG@10"
-    if not share:
-        return f"No share of the tuned weights would do, {limit}: these are the base model's."
-    return f"The weights are {share:g} tuned and {1 - share:g} base, the best on dev {limit}."
 
 
 def _title(config: JobConfig) -> str:
@@ -106,27 +99,6 @@ def _metadata(config: JobConfig, encoder: Encoder) -> str:
     if _is_hub_id(config.model.name_or_path):
         values["base_model"] = config.model.name_or_path
     return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
-
-
-def _gain_tables(report: dict[str, Any]) -> list[str]:
-    """A heading and a table a set; the retriever that the set's verdict is about is in bold."""
-    base, *_, ours = report["systems"]
-    parts = []
-    for name, found in report["sets"].items():
-        lines = [f"| retriever | nDCG@10 {base} | {ours} | gain | 95 % interval | p |", "|---|---|---|---|---|---|"]
-        for retriever, scores in found["retrievers"].items():
-            decides = retriever == found["decided_by"] and len(found["retrievers"]) > 2
-            before = scores.get(base, scores.get("any"))
-            cells = [f"**{retriever}**" if decides else retriever, f"{before['ndcg@10']:.4f}"]
-            if gain := found["gains"].get(retriever, {}).get(ours, {}).get("ndcg@10"):
-                low, high = gain["ci95"]
-                value = f"{scores[ours]['ndcg@10']:.4f}"
-                cells += [value, f"{gain['abs']:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{gain['p_holm']:.4f}"]
-            else:
-                cells += [""] * 4
-            lines.append(f"| {' | '.join(cells)} |")
-        parts += [f"**{name}** ({found['role']}): {found['n_queries']:,} queries", "\n".join(lines)]
-    return parts
 
 
 def _how_measured(config: JobConfig, encoder: Encoder, measured: Measured) -> str:

@@ -13,8 +13,8 @@ from bgetune.config_eval import EvalConfig, MergeConfig
 from bgetune.errors import UserError
 
 _QDRANT = "qdrant"
-# A factory string is tried at a width that its PQ divides; the model's own is not known before it is loaded.
-_WIDTH, _WIDEST = 768, 1 << 16
+# A factory string is tried at the least multiple of this that its PQ divides: no model, so no width, is known yet.
+_WIDTH, _WIDEST = 64, 1 << 16
 
 
 def check_merge(merge: MergeConfig) -> None:
@@ -57,6 +57,8 @@ def _check_metrics(evaluation: EvalConfig) -> None:
 def _check_indexes(evaluation: EvalConfig) -> None:
     at_most_once = len(set(evaluation.indexes)) == len(evaluation.indexes)
     require(at_most_once, "eval.indexes", list(evaluation.indexes), "name each once")
+    exact = evaluation.index == "Flat" or not evaluation.indexes
+    require(exact, "eval.index", evaluation.index, "the loss of eval.indexes is against exact search; leave it at Flat")
     _check_factory("eval.index", evaluation.index, "name one such as Flat or HNSW32")
     for index in evaluation.indexes:
         cut = re.fullmatch(r"IVF\d+", index) is None
@@ -83,12 +85,13 @@ def _check_factory(option: str, factory: str, rule: str) -> None:
 
 
 def _width_for(factory: str) -> int:
-    """A width that the number of codes of each PQ divides, and not too large to try.
+    """A width that each product quantizer's number of parts divides, and not too large to try.
 
-    >>> _width_for("IVF1024,PQ64x4fs"), _width_for("PQ20"), _width_for("OPQ20_80,PQ20"), _width_for("PQ999983")
-    (768, 3840, 3840, 768)
+    >>> _width_for("IVF1024,PQ64x4fs"), _width_for("PQ20"), _width_for("OPQ48_192,PQ48"), _width_for("PQ999983")
+    (64, 320, 192, 64)
     """
-    width = math.lcm(_WIDTH, *(int(codes) for codes in re.findall(r"PQ(\d{1,6})", factory) if int(codes)))
+    parts = [int(number) for number in re.findall(r"P(?:R|LS)?Q(\d{1,6})", factory)]
+    width = math.lcm(_WIDTH, *filter(None, parts))
     return width if width <= _WIDEST else _WIDTH
 
 

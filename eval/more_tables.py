@@ -74,7 +74,7 @@ def _indexes(report: Mapping[str, Any]) -> Grid:
 
 
 def _compression(report: Mapping[str, Any]) -> Grid:
-    header = ["set", "system", "head", "vectors", "bytes a passage", "nDCG@10", "kept", "ms a query"]
+    header = ["set", "system", "head", "vectors", "bytes a passage", "nDCG@10", "kept", "processor ms a query"]
     rows = [
         [
             *(row["set"], row["system"], row["head"], f"{row['kind']} {row['setting']}".strip()),

@@ -12,10 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from bgetune import ask
 from bgetune.cli import main
-from bgetune.config_io import load_job
+from bgetune.config import MergeConfig
+from bgetune.config_io import load_job, to_yaml
+from bgetune.data import read_retrieval_set
 from bgetune.merge_choice import choosing_half
+from bgetune.named_models import named_model
 from bgetune.run import Run, open_run
+from bgetune.search import encode_set
+from eval.systems import systems_of
 from tests import tiny
 
 

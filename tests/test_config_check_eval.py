@@ -17,7 +17,7 @@ from bgetune.errors import UserError
 FACTORIES = [
     "Flat", "HNSW32", "HNSW", "HNSW32_SQ8", "HNSW32,PQ48", "IVF1024,Flat", "IVF2048,PQ512x4fs", "IVF64,PQ48x4fsr,RFlat",
     "IVF65536_HNSW32,PQ192x4fs", "OPQ48_192,IVF1024,PQ48x4fs", "PCA64,IVF8,SQ8", "IMI2x8,PQ8", "PQ20", "PQ97", "SQfp16",
-    "SQ8", "LSHr", "NSG32", "RQ8x8", "IVF8,RaBitQ",
+    "SQ8", "LSHr", "NSG32", "RQ8x8", "PRQ12x2x8", "PCA80,PQ20", "IVF8,RaBitQ",
 ]  # fmt: skip
 
 
@@ -76,8 +76,9 @@ MISTAKES: dict[str, tuple[EvalConfig, str]] = {
         r"eval\.indexes: 'qdrant:localhost:6333' will not do; write qdrant:http://localhost:6333 for a server, "
         r"qdrant:\./localhost:6333 for a folder",
     ),
+    "no exact search": (EvalConfig(index="HNSW8", indexes=("HNSW8",)), r"eval\.index: 'HNSW8' will not do; the loss of"),
     "a folder like a server": (EvalConfig(indexes=("qdrant:a/b",)), r".*'qdrant:a/b' will not do; write .*\./FOLDER"),
-    "another protocol": (EvalConfig(indexes=("qdrant:ftp://db",)), r".*'qdrant:ftp://db' will not do; write qdrant:htt"),
+    "another protocol": (EvalConfig(indexes=("qdrant:ftp://db",)), r".*'qdrant:ftp://db' will not do; write"),
     "a port in words": (EvalConfig(indexes=("qdrant:http://db:rest",)), r".*'qdrant:http://db:rest' will not do"),
     "an open bracket": (EvalConfig(indexes=("qdrant:http://[db",)), r".*'qdrant:http://\[db' will not do"),
     "no such probe": (EvalConfig(probes={"sts": "no.tsv"}), r"eval\.probes\.sts: 'no\.tsv': no such file or folder; "),

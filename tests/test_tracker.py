@@ -113,14 +113,3 @@ def test_whatever_goes_wrong_is_one_warning(
     (record,) = caplog.records
     assert said in record.getMessage()
     assert "\n" not in record.getMessage()
-
-
-def test_offline_it_lies_beside_the_training_logs(run: Run, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.chdir(run.root)
-    log_to_wandb(CONFIG, run, REPORT)
-    (folder,) = (run.train_log.parent / "wandb").glob("offline-run-*-abc")
-    recorded = next(folder.glob("run-*.wandb")).read_bytes()
-    assert b"eval/clinic/dense/tuned/ndcg@10" in recorded
-    assert list(folder.glob("files/media/html/report*.html"))

@@ -150,7 +150,7 @@ def _indexes(report: Report) -> str:
         )
     told = (
         "Exact search gives the model's quality; the index's loss is what an approximate index takes from it. "
-        "Times are of this machine."
+        "Times are by the wall clock of this machine, one query after another; a server's include the network."
     )
     return f'<p class="soft">{told}</p>{grid("Quality, size and time of each index", columns, rows)}'
 
@@ -162,7 +162,7 @@ def _compression(report: Report) -> str:
     parts, last = [], list(report["systems"])[-1]
     for key in dict.fromkeys((row["set"], row["system"]) for row in found):
         charts, rows = [], [row for row in found if (row["set"], row["system"]) == key]
-        for field, label in (("bytes", "bytes a passage"), ("ms", "milliseconds a query")):
+        for field, label in (("bytes", "bytes a passage"), ("ms", "processor ms a query")):
             dots = [
                 Dot(row[field], row["value"], row["head"], f"{row['kind']} {row['setting']}".strip()) for row in rows
             ]
@@ -171,7 +171,7 @@ def _compression(report: Report) -> str:
         parts.append(fold(heading, f'<div class="charts">{"".join(charts)}</div>', open_at_first=key[1] == last))
     columns = [
         *_words("head", "vectors", "set", "system", choose=True),
-        *_figures("bytes a passage", metric, "kept", "ms a query"),
+        *_figures("bytes a passage", metric, "kept", "processor ms a query"),
     ]
     cells = [
         [
