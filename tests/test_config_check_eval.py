@@ -29,7 +29,8 @@ def test_doctests():
 
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_what_faiss_knows_passes(factory: str):
-    check_eval(EvalConfig(index=factory, indexes=(factory,)))
+    check_eval(EvalConfig(index=factory))
+    check_eval(EvalConfig(indexes=(factory,)))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ MISTAKES: dict[str, tuple[EvalConfig, str]] = {
         r"eval\.indexes: 'qdrant:localhost:6333' will not do; write qdrant:http://localhost:6333 for a server, "
         r"qdrant:\./localhost:6333 for a folder",
     ),
-    "no exact search": (EvalConfig(index="HNSW8", indexes=("HNSW8",)), r"eval\.index: 'HNSW8' will not do; the loss of"),
+    "no exact search": (EvalConfig(index="HNSW8", indexes=("PQ8",)), r"eval\.index: .HNSW8. will not do; the loss"),
     "a folder like a server": (EvalConfig(indexes=("qdrant:a/b",)), r".*'qdrant:a/b' will not do; write .*\./FOLDER"),
     "another protocol": (EvalConfig(indexes=("qdrant:ftp://db",)), r".*'qdrant:ftp://db' will not do; write"),
     "a port in words": (EvalConfig(indexes=("qdrant:http://db:rest",)), r".*'qdrant:http://db:rest' will not do"),
