@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from bgetune.config import JobConfig
 from bgetune.config_io import parse_job
@@ -27,6 +28,7 @@ Run it again to go on after an interruption; stages whose inputs and configurati
 def adapt(argv: Sequence[str]) -> int:
     """`bgetune adapt --config C`. Returns the exit code of the first stage that failed, else 0."""
     config, own = parse_job(argv, "bgetune adapt", _DESCRIPTION, add_run_options)
+    _refuse_missing_probes(config)
     with open_run(config, own["update"]) as opened:
         redo, steps = own["force"], plan(config)
         for number, (stage, round_) in enumerate(steps, start=1):
@@ -48,6 +50,13 @@ def adapt(argv: Sequence[str]) -> int:
             log.info("%s: done in %.0f s", heading, time.perf_counter() - began)
     _say_result(config, opened)
     return 0
+
+
+def _refuse_missing_probes(config: JobConfig) -> None:
+    """They are read last, hours from now."""
+    for name, path in config.eval.probes.items():
+        if not Path(path).expanduser().exists():
+            raise UserError(f"eval.probes.{name}: {path!r}: no such file or folder; name one, or leave the probe out")
 
 
 def _start(stage: Stage, run: Run, redo: bool) -> int:

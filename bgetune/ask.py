@@ -50,6 +50,8 @@ def ask(argv: Sequence[str]) -> None:
         passages = encode_once(encoder, corpus, "passage", model.config, "search passages", cache, encoder.heads)
     room = _Room(encoder, model.config, corpus, passages, options.top)
     console = Console(highlight=False)
+    if any(not question.strip() for question in options.question):
+        raise UserError("question: it is empty; write one in quotes")
     for questions in [options.question] if options.question else ([line] for line in _lines()):
         room.answer(questions, console)
 

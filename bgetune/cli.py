@@ -89,7 +89,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = _COMMANDS.get(words[0])
     if command is None:
         return exit_code(lambda: _refuse(words[0]))
-    return command(words[1:])
+    try:
+        return command(words[1:])
+    except KeyboardInterrupt:  # while a command's modules are imported; later it says itself how to go on
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 def _refuse(word: str) -> int:

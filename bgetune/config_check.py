@@ -35,6 +35,8 @@ def check(config: JobConfig, is_job: bool = True) -> JobConfig:
     _check_model(config.model)
     if is_job:
         check_data(config.data)
+        kept = config.eval.max_guard_loss is None or bool(config.data.guards)
+        require(kept, "eval.max_guard_loss", config.eval.max_guard_loss, "there is no guard; name one in data.guards")
     for option, source in sources_of(config.data).items():
         inside = source.kind == "documents" and _is_within(config.output, source.path)
         require(not inside, "output", config.output, f"it lies in {option}.path, and would be read as a document")

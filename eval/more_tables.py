@@ -51,6 +51,7 @@ def _indexes(report: Mapping[str, Any]) -> Grid:
         "model's gain",
         "found",
         "index's loss",
+        "top 10 kept",
         "MB",
         "build, s",
         "p50, ms",
@@ -65,7 +66,12 @@ def _indexes(report: Mapping[str, Any]) -> Grid:
     rows = [
         [
             *(row["set"], row["system"], row["index"], f"{row['exact']:.3f}", gain(row), f"{row['found']:.3f}"),
-            *(signed(row["loss"]), f"{row['bytes'] / 1e6:.1f}", f"{row['build_s']:.1f}"),
+            *(
+                f"{row['loss']:.4f}",
+                f"{100 * row['recall']:.1f} %",
+                f"{row['bytes'] / 1e6:.1f}",
+                f"{row['build_s']:.1f}",
+            ),
             *(f"{row['p50_ms']:.2f}", f"{row['p95_ms']:.2f}"),
         ]
         for row in report.get("indexes", [])

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from bgetune.html.words import count
 
-from .figures import columns, table
+from .figures import columns, metric_name, table
 from .more_tables import extra_tables
 from .rounds import ROUND_COLUMNS, round_rows
 
@@ -33,6 +33,8 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
         _print(out, _grid(title, header, rows, left=3))
     if report.get("rounds"):
         _print(out, _grid("rounds of mining and training", ROUND_COLUMNS, round_rows(report["rounds"])))
+    if len(report["metrics"]) > 1:
+        out.print(Text(f"also measured: {', '.join(map(metric_name, report['metrics'][1:]))}; they are in the report"))
     for line in [*report["headline"], *report.get("failed", [])]:
         out.print(Text(line), soft_wrap=True)
 

@@ -79,6 +79,8 @@ def test_a_job_brings_its_own_sets(models: Path, tmp_path: Path):
         (["a", "b", "--sets", "domain", "domain"], "named twice"),
         (["a", "b", "--sets", "nothing"], "no such folder"),
         (["a", "a", "--sets", "domain"], "name each model once"),
+        (["a", "b", "--sets", "domain", "--train.epochs", "5"], "--train.epochs: a comparison has no such option"),
+        (["a", "b", "--sets", "domain", "--eval.max_guard_loss", "0.01"], "there is no guard to keep it"),
     ],
 )
 def test_mistakes_of_compare(

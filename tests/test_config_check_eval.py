@@ -45,12 +45,6 @@ def test_where_qdrant_may_be(location: str):
         check_eval(EvalConfig(indexes=(index, "HNSW32")))
 
 
-def test_a_probe_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "sts.tsv").touch()
-    monkeypatch.setenv("HOME", str(tmp_path))
-    check_eval(EvalConfig(probes={"file": "~/sts.tsv", "folder": str(tmp_path)}))
-
-
 def test_as_many_candidates_as_the_metrics_look_at():
     check_eval(EvalConfig(metrics=("ndcg@10", "recall@500"), depth=500, candidates=500))
 
@@ -82,7 +76,6 @@ MISTAKES: dict[str, tuple[EvalConfig, str]] = {
     "another protocol": (EvalConfig(indexes=("qdrant:ftp://db",)), r".*'qdrant:ftp://db' will not do; write"),
     "a port in words": (EvalConfig(indexes=("qdrant:http://db:rest",)), r".*'qdrant:http://db:rest' will not do"),
     "an open bracket": (EvalConfig(indexes=("qdrant:http://[db",)), r".*'qdrant:http://\[db' will not do"),
-    "no such probe": (EvalConfig(probes={"sts": "no.tsv"}), r"eval\.probes\.sts: 'no\.tsv': no such file or folder; "),
     "few candidates": (
         EvalConfig(metrics=("ndcg@10", "recall@500"), depth=500),
         r"eval\.candidates: 200 will not do; .* recall@500 looks at 500; use at least 500",
