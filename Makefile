@@ -26,7 +26,7 @@ quickstart: $(VENV)/.installed
 	@$(BIN)/bgetune adapt --config configs/quickstart.yaml
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
