@@ -50,8 +50,6 @@ def ask(argv: Sequence[str]) -> None:
         passages = encode_once(encoder, corpus, "passage", model.config, "search passages", cache, encoder.heads)
     room = _Room(encoder, model.config, corpus, passages, options.top)
     console = Console(highlight=False)
-    if any(not question.strip() for question in options.question):
-        raise UserError("question: it is empty; write one in quotes")
     for questions in [options.question] if options.question else ([line] for line in _lines()):
         room.answer(questions, console)
 
@@ -102,7 +100,7 @@ def _cache(model: NamedModel) -> Iterator[Path]:
             yield own
             return
         with _held(run.root / ".lock") as no_job_runs:
-            evaluated = run.vectors / "merged" if model.config.merge.shares else run.best_vectors
+            evaluated = run.merged_vectors if model.config.merge.shares else run.best_vectors
             yield evaluated if no_job_runs else own
 
 
@@ -145,6 +143,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(list(argv))
     if options.top < 1:
         raise UserError(f"--top: {options.top} will not do; 1 or more")
+    if any(not question.strip() for question in options.question):
+        raise UserError("question: it is empty; write one in quotes")
     return options
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bgetune.config import HEADS, JobConfig
+from bgetune.config import JobConfig
 from bgetune.config_io import flatten, to_dict
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
@@ -35,7 +35,7 @@ from bgetune.metrics import DECIDING, means, per_query
 from bgetune.progress import progress
 from bgetune.run import Run
 from bgetune.search import deciding_retriever, search
-from bgetune.stages import ENCODING
+from bgetune.stages import ENCODING, SEARCH
 
 log = logging.getLogger("bgetune")
 
@@ -44,9 +44,6 @@ State = Mapping[str, Tensor]
 
 _BLOCK = 1 << 22
 """Numbers that are summed in float64 at once: an embedding table in it would be as large as a model."""
-_DECIDE_A_SCORE = (
-    *ENCODING, "eval.candidates", "eval.multi_vector", *(f"train.{head}.ensemble_weight" for head in HEADS),
-)  # fmt: skip
 
 
 def merge(config: JobConfig, run: Run) -> None:
@@ -256,5 +253,5 @@ class _Scores:
     def _key(self, encoder: Encoder, test: ChoosingSet) -> str:
         """Hash of all that decides a score besides the weights."""
         flat = flatten(to_dict(self._config))
-        settings = {k: v for k, v in flat.items() if any(k == o or k.startswith(f"{o}.") for o in _DECIDE_A_SCORE)}
+        settings = {k: v for k, v in flat.items() if any(k == o or k.startswith(f"{o}.") for o in (*ENCODING, *SEARCH))}
         return sha256_json([test.data_hash, test.split, self.retriever, encoder.device.type, settings])

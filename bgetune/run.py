@@ -119,6 +119,11 @@ class Run:
         """Texts encoded by the best checkpoint: dev's, then those of the next round and of the evaluation."""
         return self.vectors / ("best" if self.round == 1 else f"best-{self.round}")
 
+    @property
+    def merged_vectors(self) -> Path:
+        """Texts encoded by what `merge` chose."""
+        return self.vectors / "merged"
+
     def manifest(self, stage: str) -> Path:
         """What a finished stage was made from, and hashes of what it made."""
         return self._manifests / f"{stage}.json"

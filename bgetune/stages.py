@@ -38,7 +38,7 @@ class Stage:
 ENCODING = ("model", "encode_precision", "encode_batch_tokens", "encode_shard_texts", "encode_dtype")
 _WEIGHTS = tuple(f"train.{head}.ensemble_weight" for head in HEADS)
 # what decides a ranking besides the encoder: dev and the evaluation search alike
-_SEARCH = ("eval.candidates", "eval.multi_vector", *_WEIGHTS)
+SEARCH = ("eval.candidates", "eval.multi_vector", *_WEIGHTS)
 
 
 # what decides synthetic queries; where and how fast they are asked for does not
@@ -99,7 +99,7 @@ STAGES: tuple[Stage, ...] = (
         name="train",
         command=("bgetune.train",),
         what="fine-tune, keep the checkpoint that is best on dev",
-        keys=(*ENCODING, *_SEARCH, "data.name", "train"),
+        keys=(*ENCODING, *SEARCH, "data.name", "train"),
         inputs=lambda config, run: [run.examples, run.data(config.data.name)],
         outputs=lambda config, run: [run.best],
         in_rounds=True,
@@ -109,7 +109,7 @@ STAGES: tuple[Stage, ...] = (
         name="merge",
         command=("bgetune.cli", "merge"),
         what="choose between base and tuned weights by dev and guards",
-        keys=(*ENCODING, *_SEARCH, "data.name", "data.guards", "merge"),
+        keys=(*ENCODING, *SEARCH, "data.name", "data.guards", "merge"),
         inputs=lambda config, run: [
             run.best,
             *(run.data(name) for name in _sets(config)),
@@ -122,7 +122,7 @@ STAGES: tuple[Stage, ...] = (
         name="eval",
         command=("bgetune.eval",),
         what="measure base and tuned on every test split",
-        keys=(*ENCODING, *_SEARCH, "data.name", "data.guards", "merge", *_MEASURED),
+        keys=(*ENCODING, *SEARCH, "data.name", "data.guards", "merge", *_MEASURED),
         inputs=lambda config, run: [
             *dict.fromkeys((run.best, run.final(config))),
             *(run.data(name) for name in _sets(config)),

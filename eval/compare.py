@@ -22,7 +22,7 @@ from bgetune.search import HYBRID
 from .measure import ANY, measure
 from .probes import read_probe
 from .report import build_report, values_of
-from .sets import EvalSet, read_split, without_spent
+from .sets import EvalSet, read_splits, without_spent
 from .systems import System
 from .write import explain_examples, write_report
 
@@ -108,15 +108,17 @@ def _sets(folders: Sequence[str], models: Sequence[NamedModel]) -> tuple[list[Ev
         named = [(name, job.run.data(name)) for name in (data.name, *data.guards)]
     if not named:
         raise UserError("--sets: name folders in BEIR layout; none of the models is a job's, whose sets would do")
-    found, spent = [], _spent(models)
+    found, dev, spent = [], None, _spent(models)
     for i, (name, folder) in enumerate(named):
-        test = read_split(name, "guard" if i else "domain", folder, "test")
+        splits = read_splits(name, "guard" if i else "domain", folder)
+        test = splits.get("test")
         if test is None:
             raise UserError(f"--sets: {folder / 'qrels' / 'test.tsv'} is missing; a comparison needs a test split")
         if test.data_hash in spent:
             test = without_spent(test)
         found.append(test)
-    return found, read_split(named[0][0], "domain", named[0][1], "dev")
+        dev = dev if i else splits.get("dev")
+    return found, dev
 
 
 def _spent(models: Sequence[NamedModel]) -> set[str]:

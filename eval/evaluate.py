@@ -14,7 +14,7 @@ from .measure import measure
 from .probes import read_probe
 from .report import build_report, values_of
 from .rounds import rounds_of
-from .sets import read_eval_sets, read_split
+from .sets import read_eval_sets
 from .systems import systems_of
 from .tracker import log_to_wandb
 from .training import training_curves
@@ -28,10 +28,9 @@ def evaluate(config: JobConfig, run: Run) -> None:
         UserError: a set has no test split, a probe is broken, or a model cannot be loaded.
     """
     merging = read_json(run.merge_note) if config.merge.shares else None
-    sets = read_eval_sets(config, run, merging)
+    sets, dev = read_eval_sets(config, run, merging)
     probes = [read_probe(name, Path(path)) for name, path in config.eval.probes.items()]
     systems = systems_of(config, run)
-    dev = read_split(config.data.name, "domain", run.data(config.data.name), "dev")
     measured = measure(systems, sets, dev, probes)
     deciding = deciding_retriever(run, measured.systems[TUNED]["heads"])
     title = f"{config.model.name_or_path}: {' against '.join(system.name for system in systems)}"

@@ -24,7 +24,7 @@ from bgetune.index.dense import DenseIndex, sample_rows
 from bgetune.index.exact import exact_search
 from bgetune.index.qdrant import MEMORY, connected, is_local, search_collection, write_collection
 from bgetune.index.tune import Tuned, tune
-from bgetune.metrics import Results, per_query
+from bgetune.metrics import DECIDING, Results, per_query
 from bgetune.search import HYBRID, EncodedSet, as_results, ensemble_weights
 
 from .one_thread import one_thread
@@ -43,7 +43,7 @@ COLLECTIONS = "bgetune-eval-"
 left by a run that was killed, and may be removed."""
 
 _OPTION = "eval.indexes"
-_DEPTH, _METRIC = 10, "ndcg@10"
+_DEPTH = 10
 _SAMPLE = 256  # passages that stand for queries where an index is tuned
 _TIMED, _WARM_UP = 500, 10  # queries
 # Qdrant's local mode compares in Python, 0.4 ms a pair of query and passage: no more passages, and queries by pairs.
@@ -154,7 +154,7 @@ def _row(task: _Task, found: _Found, exact: Results) -> dict[str, Any]:
     qrels = {query_id: judged for query_id, judged in task.test.qrels.items() if query_id in found.results}
     exact = {query_id: exact[query_id] for query_id in qrels}
     best = {query_id: _first(ranking) for query_id, ranking in exact.items()}
-    there, here = (per_query(qrels, results, [_METRIC])[_METRIC] for results in (best, found.results))
+    there, here = (per_query(qrels, results, [DECIDING])[DECIDING] for results in (best, found.results))
     comparison = compare(here, there, settings.bootstrap_samples, settings.permutations, settings.seed)
     p50, p95 = np.percentile(found.milliseconds, [50, 95])
     return {

@@ -34,8 +34,10 @@ class EvalSet:
     """Test queries that chose a merge, and are measured with no system."""
 
 
-def read_eval_sets(config: JobConfig, run: Run, merging: Mapping[str, Any] | None = None) -> list[EvalSet]:
-    """The test splits of the domain and of every guard.
+def read_eval_sets(
+    config: JobConfig, run: Run, merging: Mapping[str, Any] | None = None
+) -> tuple[list[EvalSet], EvalSet | None]:
+    """The test splits of the domain and of every guard, and the domain's dev split where it has one.
 
     Args:
         merging: merge.json, whose `spent` names the guards that were looked at while choosing; the queries that
@@ -45,26 +47,29 @@ def read_eval_sets(config: JobConfig, run: Run, merging: Mapping[str, Any] | Non
         UserError: a set is broken or has no test split.
     """
     roles = {config.data.name: "domain", **dict.fromkeys(config.data.guards, "guard")}
-    found = []
+    found, dev = [], None
     for name, role in roles.items():
-        test = read_split(name, role, run.data(name), "test")
+        splits = read_splits(name, role, run.data(name))
+        test = splits.get("test")
         if test is None:
             path = run.data(name) / "qrels" / "test.tsv"
             raise UserError(f"{path}: missing; run the stage `prepare` again, it cuts the split")
         if merging is not None and merging["spent"].get(name) == HALF_OF_TEST:
             test = without_spent(test)
         found.append(test)
+        dev = splits.get("dev") if role == "domain" else dev
+    return found, dev
+
+
+def read_splits(name: str, role: str, folder: Path) -> dict[str, EvalSet]:
+    """Every split of a set in BEIR layout, over the one corpus."""
+    data, digest = read_retrieval_set(folder), sha256_tree(folder)
+    found = {}
+    for split in data.qrels:
+        queries = data.queries_of(split)
+        qrels = {query_id: data.qrels[split][query_id] for query_id in queries.ids}
+        found[split] = EvalSet(name, role, queries, data.corpus, qrels, digest)
     return found
-
-
-def read_split(name: str, role: str, folder: Path, split: str) -> EvalSet | None:
-    """One split of a set in BEIR layout; None where the set has no such split."""
-    data = read_retrieval_set(folder)
-    if split not in data.qrels:
-        return None
-    queries = data.queries_of(split)
-    qrels = {query_id: data.qrels[split][query_id] for query_id in queries.ids}
-    return EvalSet(name, role, queries, data.corpus, qrels, sha256_tree(folder))
 
 
 def without_spent(test: EvalSet) -> EvalSet:

@@ -33,6 +33,7 @@ def systems_of(config: JobConfig, run: Run) -> list[System]:
         System(TUNED, name, config, run.best_vectors, lambda: Encoder.load_folder(run.best, config.model)),
     ]
     if config.merge.shares:
-        cache = run.vectors / "merged"
-        found.append(System(MERGED, name, config, cache, lambda: Encoder.load_folder(run.merged, config.model)))
+        found.append(
+            System(MERGED, name, config, run.merged_vectors, lambda: Encoder.load_folder(run.merged, config.model))
+        )
     return found

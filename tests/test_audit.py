@@ -15,8 +15,9 @@ from hypothesis.extra import numpy as hnp
 from rich.console import Console
 
 from bgetune.html.markup import clip, passage, safe, within
+from bgetune.html.ticks import nice_step
 from bgetune.html.words import percent
-from data_prep.audit.draw import histogram_svg, make_bins, nice_step
+from data_prep.audit.draw import histogram_svg, make_bins
 from data_prep.audit.facts import (
     AuditExample,
     AuditInput,

@@ -153,7 +153,7 @@ def test_the_report_shows_what_each_round_gave(adapted: Job) -> None:
 
 def test_the_first_rounds_test_figure_is_that_of_its_model(adapted: Job) -> None:
     config, run = adapted.config, adapted.run
-    domain = read_eval_sets(config, run)[0]
+    domain = read_eval_sets(config, run)[0][0]
     encoder = Encoder.load_folder(run.best, config.model)
     found = search(encoder, domain.queries, domain.corpus, config, ["dense"], run.root / "elsewhere", "test")["dense"]
     expected = means(per_query(domain.qrels, found))["ndcg@10"]
@@ -191,7 +191,7 @@ def test_a_round_whose_round_before_is_missing_names_it(tmp_path: Path, capsys: 
 
 def test_one_round_has_no_table(adapted: Job) -> None:
     config = replace(adapted.config, adapt=AdaptConfig(rounds=1))
-    assert rounds_of(config, adapted.run, read_eval_sets(adapted.config, adapted.run)[0], "dense") == []
+    assert rounds_of(config, adapted.run, read_eval_sets(adapted.config, adapted.run)[0][0], "dense") == []
     report = {**read_json(adapted.run.report / "report.json"), "rounds": []}
     assert "Rounds of mining" not in to_markdown(report, adapted.file)
 

@@ -190,16 +190,22 @@ def _tokens_at(offsets: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.repeat(offsets[at] - ends[:-1], lengths) + np.arange(ends[-1]), ends
 
 
-def _taken(texts: TokenMatrix, at: np.ndarray) -> TokenMatrix:
-    """Some of the texts, in the order given, their vectors read and made float32.
+def taken(texts: TokenMatrix, at: np.ndarray) -> TokenMatrix:
+    """Some of the texts, in the order given, their vectors read.
 
-    >>> taken = _taken(TokenMatrix(np.array([[1.0], [2.0], [3.0]]), np.array([0, 1, 3])), np.array([1, 0]))
-    >>> taken.vectors.tolist(), taken.offsets.tolist()
+    >>> some = taken(TokenMatrix(np.array([[1.0], [2.0], [3.0]]), np.array([0, 1, 3])), np.array([1, 0]))
+    >>> some.vectors.tolist(), some.offsets.tolist()
     ([[2.0], [3.0], [1.0]], [0, 2, 3])
     """
     tokens, offsets = _tokens_at(texts.offsets, at)
-    vectors = np.asarray(texts.vectors[tokens])
-    return TokenMatrix(torch.from_numpy(vectors).float().numpy(), offsets)  # numpy takes twice as long or more
+    return TokenMatrix(np.asarray(texts.vectors[tokens]), offsets)
+
+
+def _taken(texts: TokenMatrix, at: np.ndarray) -> TokenMatrix:
+    """`taken`, its vectors made float32."""
+    some = taken(texts, at)
+    vectors = torch.from_numpy(np.asarray(some.vectors)).float().numpy()  # numpy takes twice as long or more
+    return TokenMatrix(vectors, some.offsets)
 
 
 def _means(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from bgetune.config import JobConfig
 from bgetune.encoded import Encoded
 from bgetune.fusion import best
 from bgetune.index.exact import ROWS_AT_ONCE
-from bgetune.index.multi_vector import MultiVectorIndex, TokenMatrix
+from bgetune.index.multi_vector import MultiVectorIndex, TokenMatrix, taken
 from bgetune.progress import progress
 
 from .dense import fewer
@@ -136,19 +136,6 @@ def narrow(texts: TokenMatrix, width: int) -> TokenMatrix:
 def full(vectors: np.ndarray) -> np.ndarray:
     """In float32; by torch, because numpy takes several times as long. A mapped file is copied, torch wants to own."""
     return torch.from_numpy(np.array(vectors)).float().numpy()
-
-
-def taken(texts: TokenMatrix, rows: np.ndarray) -> TokenMatrix:
-    """Some of the texts, in the order given, their vectors read.
-
-    >>> some = taken(TokenMatrix(np.array([[1.0], [2.0], [3.0]]), np.array([0, 1, 3])), np.array([1, 0]))
-    >>> some.vectors.tolist(), some.offsets.tolist()
-    ([[2.0], [3.0], [1.0]], [0, 2, 3])
-    """
-    lengths = texts.offsets[rows + 1] - texts.offsets[rows]
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    tokens = np.repeat(texts.offsets[rows] - ends[:-1], lengths) + np.arange(ends[-1])
-    return TokenMatrix(texts.vectors[tokens], ends)
 
 
 def places(candidates: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from bgetune.html.ticks import nice_step
+
 T = TypeVar("T")
 
 _SUFFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -90,17 +92,6 @@ def _apart(values: Sequence[float], least: float) -> tuple[float, float]:
         room = max(least, 0.05 * size if size > 1e-12 else 0.5)
         return low - room, high + room
     return low, high
-
-
-def nice_step(span: float, pieces: int) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that covers `span` in at most `pieces` steps.
-
-    >>> nice_step(1.0, 10), nice_step(37.0, 5), nice_step(0.013, 4)
-    (0.1, 10.0, 0.005)
-    """
-    least = span / pieces
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(float(f"{m * power:.6g}") for m in (1, 2, 5, 10) if m * power >= least * (1 - 1e-9))
 
 
 def ticks(scale: Scale, most: int) -> list[tuple[float, str]]:
