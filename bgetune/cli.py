@@ -18,9 +18,11 @@ Fine-tune BGE and other embedding models on your own documents, and measure what
   train      fine-tune on the mined examples
   merge      choose between base and tuned weights by dev and guards, where merge.shares asks for it
   eval       measure base and tuned on every test split; a report to look at
-  export     write the folder other tools read, and check it in each of them
+  export     write the folder other tools read, check it in each of them, push it: bgetune export RUN --push ORG/NAME
+  verify     load an export in every reader installed, and compare the vectors: bgetune verify FOLDER
   compare    any models or jobs side by side on any sets, the same report: bgetune compare A B --sets DIR
   search     try a checkpoint by hand on its corpus: bgetune search --model runs/job "a question"
+  index      write a Qdrant collection with every head: bgetune index RUN --qdrant URL
 
   bgetune COMMAND --help                            every option of a command, with its default
   bgetune adapt --config C --print_config           the configuration as it would be used
@@ -38,10 +40,21 @@ def _adapt(words: Sequence[str]) -> int:
 
 
 def _export(words: Sequence[str]) -> int:
-    from bgetune.hub import export
-    from bgetune.stage_program import run_stage
+    from bgetune.export.program import main as export
 
-    return run_stage("export", export, words, prog="bgetune export")
+    return export(words)
+
+
+def _verify(words: Sequence[str]) -> int:
+    from bgetune.export.verify import main as verify
+
+    return verify(words)
+
+
+def _index(words: Sequence[str]) -> int:
+    from bgetune.index.command import main as index
+
+    return index(words)
 
 
 def _merge(words: Sequence[str]) -> int:
@@ -75,6 +88,8 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "export": _export,
     "compare": _compare,
     "search": _search,
+    "verify": _verify,
+    "index": _index,
 }
 
 

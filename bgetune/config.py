@@ -7,6 +7,7 @@ from typing import Literal
 
 from bgetune.config_data import DataConfig, MineConfig, SynthesizeConfig
 from bgetune.config_eval import EvalConfig, MergeConfig
+from bgetune.config_export import ExportConfig, HubConfig
 
 Precision = Literal["auto", "fp32", "bf16"]
 Similarity = Literal["cosine", "dot", "euclidean"]
@@ -167,18 +168,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class ExportConfig:
-    """The folder other tools read."""
-
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Precision of the exported weights."""
-    license: str = "unknown"
-    """Licence for the model card; take it from the base model."""
-    language: str = "en"
-    """Language for the model card."""
-
-
-@dataclass(frozen=True)
 class AdaptConfig:
     """The job as a whole."""
 
@@ -209,4 +198,5 @@ class JobConfig:
     merge: MergeConfig = field(default_factory=MergeConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)

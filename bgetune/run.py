@@ -32,8 +32,8 @@ from bgetune.files import write_text
 
 BASE, TUNED, MERGED = "base", "tuned", "merged"
 """The systems of a job's evaluation: the model it began with, what was trained, and what `merge` made of both."""
-ONLY_LIMITS = ("eval.max_guard_loss",)
-"""Options that change nothing of what is made, and only whether it will do."""
+NOTHING_MADE = ("output", "eval.max_guard_loss", "hub.")
+"""Options that change nothing of what is made: where it is, whether it will do, where it goes."""
 STARTED_HEADS = "started_heads"
 """In `checkpoints/` and `best/`: heads that the base model lacks, as they were before training."""
 
@@ -182,9 +182,8 @@ def _refuse_other_configuration(config: JobConfig, run: Run, update: bool) -> No
     if update or not finished or not run.config_file.exists():
         return
     before, now = flatten(to_dict(load_job(run.config_file))), flatten(to_dict(config))
-    # how the folder's own path is written changes nothing in it
-    same = ("output", *ONLY_LIMITS)
-    changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in same)
+    options = [option for option in before.keys() | now.keys() if not option.startswith(NOTHING_MADE)]
+    changed = sorted(option for option in options if before.get(option) != now.get(option))
     if changed:
         shown = ", ".join(f"{k} ({before.get(k)!r} there, {now.get(k)!r} now)" for k in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -11,7 +11,7 @@ from bgetune.data import source_path
 from bgetune.files import read_json
 from bgetune.limits import broken_limits
 from bgetune.merge_choice import more_tuned_folders
-from bgetune.run import ONLY_LIMITS, Run, final_system
+from bgetune.run import NOTHING_MADE, Run, final_system
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ _ANSWERS = ("model", "prompt", "examples", "queries_per_passage", "max_passages"
             "round_trip_rank", "seed")  # fmt: skip
 
 
-_MEASURED = tuple(f"eval.{field.name}" for field in fields(EvalConfig) if f"eval.{field.name}" not in ONLY_LIMITS)
+_MEASURED = tuple(f"eval.{field.name}" for field in fields(EvalConfig) if f"eval.{field.name}" not in NOTHING_MADE)
 
 
 def _sets(config: JobConfig) -> list[str]:

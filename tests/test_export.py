@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from bgetune import verify
+from bgetune.export import readers as verify
 from bgetune.cli import main
 from bgetune.config_io import load_job
 from bgetune.data import Texts

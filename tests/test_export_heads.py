@@ -16,8 +16,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from bgetune import verify
-from bgetune.card import Measured, model_card
+from bgetune.export import readers as verify
+from bgetune.export.card import Measured, model_card
 from bgetune.cli import main
 from bgetune.config import Head, JobConfig, TrainConfig
 from bgetune.data import read_retrieval_set

@@ -6,16 +6,16 @@ import logging
 
 import torch
 
-from bgetune.card import Measured, model_card
 from bgetune.config import Head, JobConfig
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
+from bgetune.export.card import Measured, model_card
+from bgetune.export.readers import compare_readers, difference_table
 from bgetune.files import atomic_folder, read_json, write_json, write_text
 from bgetune.head_files import read_heads
 from bgetune.manifest import weights_files_hash
 from bgetune.models import model_folder
 from bgetune.run import Run
-from bgetune.verify import compare_readers, difference_table
 
 log = logging.getLogger("bgetune")
 

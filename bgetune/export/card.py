@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 
-from bgetune.card_gains import gain_tables, merged_words
 from bgetune.config import HEADS, Head, JobConfig
 from bgetune.config_io import to_yaml
 from bgetune.encoder import Encoder
+from bgetune.export.card_gains import gain_tables, merged_words
+from bgetune.export.readers import flag_model_reads, m3_heads, m3_settings
 from bgetune.head_files import HEADS_FILE
 from bgetune.layout import EncoderSpec, flag_model_settings
-from bgetune.verify import flag_model_reads, m3_heads, m3_settings
 
 _WORDS: dict[str, str] = {"dense": "dense", "sparse": "sparse", "multi_vector": "multi-vector"}
 _LAYERS = {"sparse": "sparse_linear", "multi_vector": "colbert_linear"}
