@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
-import os
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from rich import box
 from rich.console import Console
@@ -24,6 +23,7 @@ from bgetune.encoded import Encoded
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError, exit_code
 from bgetune.explain import explain
+from bgetune.locks import held
 from bgetune.named_models import NamedModel, named_model
 from bgetune.search import EncodedSet, Ranking, rankings, retrievers_of
 
@@ -95,43 +95,25 @@ def _cache(model: NamedModel) -> Iterator[Path]:
     """
     run = model.run
     own = Path("runs/search/vectors") if run is None else run.vectors / "search"
-    with _held(own / ".lock", wait=True):
+    own.mkdir(parents=True, exist_ok=True)
+    with _alone(own / ".lock"):
         if run is None:
             yield own
             return
-        with _held(run.root / ".lock") as no_job_runs:
+        with held(run.root / ".lock") as job:
             evaluated = run.merged_vectors if model.config.merge.shares else run.best_vectors
-            yield evaluated if no_job_runs else own
+            yield evaluated if job is None else own
 
 
 @contextmanager
-def _held(lock: Path, wait: bool = False) -> Iterator[bool]:
-    """Hold a lock file, with this process's number in it, as a job does; False: another process holds it."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "a+", encoding="utf-8") as file:
-        free = _taken(file)
-        if not free and wait:
-            print(f"{lock}: another search is encoding its corpus; waiting for it", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-            free = True
-        if not free:
-            yield False
+def _alone(lock: Path) -> Iterator[None]:
+    with held(lock) as other:
+        if other is None:
+            yield
             return
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        try:
-            yield True
-        finally:
-            file.truncate(0)
-
-
-def _taken(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    print(f"{lock}: another search is encoding its corpus; waiting for it", file=sys.stderr)
+    with held(lock, patience=math.inf):
+        yield
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:

@@ -16,19 +16,17 @@ Layout of `runs/<name>/`, in the order in which it comes to be:
 
 from __future__ import annotations
 
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from bgetune.config import JobConfig
 from bgetune.config_io import flatten, load_job, to_dict, to_yaml
 from bgetune.errors import UserError
 from bgetune.files import write_text
+from bgetune.locks import held
 
 BASE, TUNED, MERGED = "base", "tuned", "merged"
 """The systems of a job's evaluation: the model it began with, what was trained, and what `merge` made of both."""
@@ -203,27 +201,8 @@ def locked(run: Run) -> Iterator[None]:
     if os.environ.get(LOCK_HELD) == str(run.root.resolve()):
         yield
         return
-    with open(run.root / ".lock", "a+", encoding="utf-8") as file:
-        _take(file, run)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
-
-
-def _take(file: IO[str], run: Run) -> None:
     # the stages of a job that was killed end within moments of it
-    last_try = time.monotonic() + 3
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > last_try:
-                file.seek(0)
-                owner = file.read().strip()
-                raise UserError(f"output: a job is running in {run.root} already (process {owner})") from None
-            time.sleep(0.1)
+    with held(run.root / ".lock", patience=3) as owner:
+        if owner is not None:
+            raise UserError(f"output: a job is running in {run.root} already (process {owner})")
+        yield
