@@ -240,6 +240,7 @@ class Encoder(nn.Module):
             backend.no_padding()
         self.tokenizer.model_max_length = max(self.spec.query_max_length, self.spec.passage_max_length)
         self.tokenizer.save_pretrained(folder)
+        _name_tokenizer_class(folder / "tokenizer_config.json")
         write_layout(folder, self.spec, self.width)
 
 
@@ -248,6 +249,13 @@ def _say_dtype(path: Path, dtype: torch.dtype) -> None:
     told = read_json(path)
     key = "torch_dtype" if "torch_dtype" in told else "dtype"
     write_json(path, {**told, key: str(dtype).removeprefix("torch.")})
+
+
+def _name_tokenizer_class(path: Path) -> None:
+    """transformers 5 has a name of its own for a tokenizer without a class, which 4 does not know; both know this."""
+    told = read_json(path)
+    if told.get("tokenizer_class") == "TokenizersBackend":
+        write_json(path, {**told, "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def _load_backbone(auto_model: Any, folder: Path, architecture: Any, trust: bool) -> Any:

@@ -18,6 +18,7 @@ from bgetune.data import Texts
 from bgetune.encode import encode, encode_once
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
+from bgetune.files import read_json
 from bgetune.heads import HeadLayers
 from bgetune.index.dense import DenseIndex
 from bgetune.layout import EncoderSpec
@@ -234,3 +235,9 @@ def test_embeddings_looked_up_before_give_the_same_states(kind):
         assert torch.equal(
             encoder(ids, mask).dense, encoder(ids, mask, embedded=backbone.get_input_embeddings()(ids)).dense
         )
+
+
+def test_a_saved_tokenizer_has_a_class_that_every_transformers_knows(tmp_path):
+    encoder = Encoder.load_folder(tiny.m3(tmp_path / "m3"), ModelConfig())
+    encoder.save(tmp_path / "saved")
+    assert read_json(tmp_path / "saved" / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
