@@ -46,7 +46,7 @@ def ask(argv: Sequence[str]) -> None:
     model = named_model(options.model, JobConfig(), "--model")
     corpus = _corpus(options.corpus, model)
     encoder = model.load()
-    with _cache(model) as cache:
+    with shared_vectors(model) as cache:
         passages = encode_once(encoder, corpus, "passage", model.config, "search passages", cache, encoder.heads)
     room = _Room(encoder, model.config, corpus, passages, options.top)
     console = Console(highlight=False)
@@ -87,7 +87,7 @@ class _Room:
 
 
 @contextmanager
-def _cache(model: NamedModel) -> Iterator[Path]:
+def shared_vectors(model: NamedModel) -> Iterator[Path]:
     """Where to keep the corpus's vectors: where a job's evaluation does, or elsewhere while a job may be writing there.
 
     Two that encode one shard at once would each take the other's half-written folder away, so searches wait for each

@@ -10,6 +10,7 @@ from typing import Any
 from bgetune.config import HEADS, JobConfig, ModelConfig, TrainConfig
 from bgetune.config_check_data import at_least, check_data, check_mine, check_synthesize, require, sources_of
 from bgetune.config_check_eval import check_eval, check_merge
+from bgetune.config_check_export import check_export, check_hub
 
 
 def _refuse_infinite(section: Any, prefix: str) -> None:
@@ -63,6 +64,8 @@ def check(config: JobConfig, is_job: bool = True) -> JobConfig:
     )
     check_merge(config.merge)
     check_eval(config.eval)
+    check_export(config.export, config.model.heads, config.train.lora.rank, bool(config.merge.shares))
+    check_hub(config.hub)
     return config
 
 

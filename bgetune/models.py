@@ -12,7 +12,9 @@ from bgetune.errors import UserError
 from bgetune.files import sha256_file, sha256_json
 
 # What a model folder is read from; leaves out ONNX, OpenVINO, TensorFlow and pictures, which double a download.
-_WANTED = ("*.json", "*.safetensors", "*.bin", "*.pt", "*.txt", "*.model", "*.py", "1_Pooling/*", "2_Normalize/*")
+_WEIGHTS = ("*.json", "*.safetensors", "*.bin", "*.pt", "*.txt", "*.model", "*.py", "1_Pooling/*", "2_Normalize/*")
+_LICENCE = ("README.md", "LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")  # which the model card passes on
+_WANTED = (*_WEIGHTS, *_LICENCE)
 _UNWANTED = ("onnx/*", "openvino/*", "tf_model*", "flax_model*", "rust_model*", "imgs/*")
 # The weights a second time, left out where there are safetensors; BGE-M3's sparse_linear.pt is no such copy.
 _PICKLED = ("*.bin", "pytorch_model*")

@@ -46,6 +46,10 @@ _ANSWERS = ("model", "prompt", "examples", "queries_per_passage", "max_passages"
             "round_trip_rank", "seed")  # fmt: skip
 
 
+FORMS = ("export-multi-vector", "export-sparse", "export-adapter")
+"""Folders that may stand beside `export/`; named here too, because what writes them takes seconds to import."""
+
+
 _MEASURED = tuple(f"eval.{field.name}" for field in fields(EvalConfig) if f"eval.{field.name}" not in NOTHING_MADE)
 
 
@@ -138,8 +142,8 @@ STAGES: tuple[Stage, ...] = (
         command=("bgetune.cli", "export"),
         what="write the folder other tools read, with its model card",
         keys=("model", "merge", "export"),
-        inputs=lambda config, run: [run.final(config), run.report / "report.json"],
-        outputs=lambda config, run: [run.export],
+        inputs=lambda config, run: [run.final(config), run.report / "report.json", run.data(config.data.name)],
+        outputs=lambda config, run: [run.export, *(run.root / name for name in FORMS if (run.root / name).exists())],
     ),
 )
 

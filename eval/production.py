@@ -22,7 +22,9 @@ from bgetune.encoded import Encoded
 from bgetune.errors import UserError
 from bgetune.index.dense import DenseIndex, sample_rows
 from bgetune.index.exact import exact_search
-from bgetune.index.qdrant import MEMORY, connected, is_local, search_collection, write_collection
+from bgetune.index.qdrant import MEMORY, connected, is_local
+from bgetune.index.qdrant_search import search_collection
+from bgetune.index.qdrant_write import write_collection
 from bgetune.index.tune import Tuned, tune
 from bgetune.metrics import DECIDING, Results, per_query
 from bgetune.search import HYBRID, EncodedSet, as_results, ensemble_weights

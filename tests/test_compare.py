@@ -197,7 +197,7 @@ def test_a_search_stays_out_of_the_way_of_a_job_and_of_another_search(
         assert not run.best_vectors.exists()
         shutil.rmtree(run.vectors)
         model = named_model(str(run.root), config, "--model")
-        with ask._cache(model) as first:
+        with ask.shared_vectors(model) as first:
             second = pool.submit(searched, tmp_path, capsys, "heart pain")
             with pytest.raises(concurrent.futures.TimeoutError):
                 second.result(timeout=0.7)  # it waits

@@ -20,9 +20,11 @@ from bgetune.config import EvalConfig, HeadConfig, JobConfig, Similarity, TrainC
 from bgetune.data import Texts
 from bgetune.encoded import Encoded
 from bgetune.errors import UserError
-from bgetune.index import qdrant
+from bgetune.index import qdrant, qdrant_search, qdrant_write
 from bgetune.index.multi_vector import TokenMatrix
-from bgetune.index.qdrant import MEMORY, connected, point_id, search_collection, wait_until_indexed, write_collection
+from bgetune.index.qdrant import MEMORY, connected, point_id
+from bgetune.index.qdrant_search import search_collection
+from bgetune.index.qdrant_write import wait_until_indexed, write_collection
 from bgetune.index.sparse import SparseMatrix
 from bgetune.search import EncodedSet, as_results, ensemble_weights, rankings
 
@@ -87,13 +89,14 @@ def test_rankings_equal_exact_search_for_any_vectors(seed: int, size: int):
 
 
 def test_doctests():
-    result = doctest.testmod(qdrant)
-    assert result.attempted
-    assert not result.failed
+    for module in (qdrant, qdrant_search, qdrant_write):
+        result = doctest.testmod(module)
+        assert result.attempted
+        assert not result.failed
 
 
 def test_written_in_batches_kept_on_disk_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(qdrant, "_POINTS", 7)
+    monkeypatch.setattr(qdrant_write, "_NUMBERS", 100)
     corpus = Texts([f"p{i}" for i in range(20)], [f"text {i}" for i in range(20)], [f"title {i}" for i in range(20)])
     passages = encoded(np.random.default_rng(0), 20, ("dense", "sparse", "multi_vector"))
     with connected(str(tmp_path / "db"), "qdrant") as client:
@@ -139,7 +142,7 @@ def test_no_server():
     with pytest.raises(UserError) as error, connected("http://user:secret@127.0.0.1:9", "eval.indexes"):
         pass
     told = str(error.value)
-    assert told.startswith("eval.indexes: no Qdrant server answers at 127.0.0.1:9 (")
+    assert told.startswith("eval.indexes: no Qdrant server answers at http://127.0.0.1:9 (")
     assert "\n" not in told
     assert "secret" not in told
 
@@ -187,11 +190,18 @@ def test_a_server_that_refuses(answer: bytes, told: str):
 
 def test_waits_for_the_index(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     states = iter([models.CollectionStatus.GREY, models.CollectionStatus.YELLOW, models.CollectionStatus.GREEN])
-    monkeypatch.setattr(qdrant, "_BETWEEN_LOOKS", 0)
-    client: Any = SimpleNamespace(get_collection=lambda name: SimpleNamespace(status=next(states)))
-    wait_until_indexed(client, "x")
-    assert list(states) == []
-    monkeypatch.setattr(qdrant, "_LONGEST_WAIT", -1.0)
+    woken: list[str] = []
+    monkeypatch.setattr(qdrant_write, "_BETWEEN_LOOKS", 0)
+    client: Any = SimpleNamespace(
+        get_collection=lambda name: SimpleNamespace(status=next(states)),
+        update_collection=lambda name, optimizers_config: woken.append(name),
+    )
+    assert wait_until_indexed(client, "x")
+    assert (list(states), woken) == ([], ["x"])
+    monkeypatch.setattr(qdrant_write, "_LONGEST_WAIT", -1.0)
     client = SimpleNamespace(get_collection=lambda name: SimpleNamespace(status=models.CollectionStatus.YELLOW))
-    wait_until_indexed(client, "x")
-    assert "still being indexed" in caplog.text
+    assert not wait_until_indexed(client, "x")
+    assert "still at work after an hour" in caplog.text
+    client = SimpleNamespace(get_collection=lambda name: SimpleNamespace(status=models.CollectionStatus.RED))
+    assert not wait_until_indexed(client, "x")
+    assert "failed, as its own log says" in caplog.text

@@ -17,6 +17,7 @@ from .dev import DevSet
 from .health import Alarm
 from .launch import keep_freed_memory, make_learner, open_accelerator
 from .log import TrainLog
+from .push import CheckpointPusher
 from .ranks import from_main, rank, wait_for_all
 from .schedule import learning_rate
 from .step import Learner, StepResult, training_step
@@ -35,9 +36,10 @@ def train(config: JobConfig, run: Run) -> None:
     if rank() == 0:
         checkpoint.clear_unless_ours(run)
     wait_for_all()
+    pusher = CheckpointPusher(config, run)
     learner, progress, dev = make_learner(config, run, data, accelerator)
     train_log = TrainLog(run.train_log if rank() == 0 else None, progress.log_lines, accelerator)
-    Trainer(config, run, data, dev, learner, progress, train_log).run_to_end()
+    Trainer(config, run, data, dev, learner, progress, train_log, pusher).run_to_end()
 
 
 class Trainer:
@@ -52,11 +54,12 @@ class Trainer:
         learner: Learner,
         progress: Progress,
         train_log: TrainLog,
+        pusher: CheckpointPusher,
     ) -> None:
         self._settings: TrainConfig = config.train
         self._run, self._data, self._dev, self._learner = run, data, dev, learner
         self._total = total_steps(len(data.examples), config.train)
-        self._progress, self._log = progress, train_log
+        self._progress, self._log, self._pusher = progress, train_log, pusher
         self._alarm = Alarm()
         keep_freed_memory()
 
@@ -65,6 +68,7 @@ class Trainer:
         state, settings = self._progress, self._settings
         if state.step:
             log.info("train: goes on after step %d of %d", state.step, self._total)
+            self._pusher.best()
         else:
             self._evaluate()
         with progress_bar(self._total, "train", "step", initial=state.step) as bar:
@@ -79,6 +83,7 @@ class Trainer:
                     self._evaluate()
                 if state.step % settings.save_every == 0:
                     self._save()
+        self._pusher.wait()
         self._say_how_it_ended()
         self._log.close()
 
@@ -116,12 +121,14 @@ class Trainer:
         score = from_main(scores.get("ndcg@10", 0.0))
         better = state.best_score is None or score > state.best_score
         log.info("dev, step %d: %s nDCG@10 %.4f%s", state.step, self._dev.retriever, score, " (best)" if better else "")
+        self._pusher.measured(state.step, score)
         if rank() == 0:
             self._dev.settle(better)
         if better:
             state.best_score, state.best_step, state.evaluations_since_best = score, state.step, 0
             if rank() == 0:
                 checkpoint.save_best(self._run, self._learner, state, self._dev.retriever)
+                self._pusher.best()
             return
         state.evaluations_since_best += 1
         patience = self._settings.early_stopping_patience
@@ -131,6 +138,7 @@ class Trainer:
         self._progress.log_lines = self._log.lines
         if rank() == 0:
             checkpoint.save(self._run.checkpoints, self._learner, self._progress, self._settings.keep_checkpoints)
+            self._pusher.saved(self._progress.step)
 
     def _say_how_it_ended(self) -> None:
         state = self._progress

@@ -2,111 +2,116 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-import yaml
-
-from bgetune.config import HEADS, Head, JobConfig
+from bgetune.config import Head, JobConfig
 from bgetune.config_io import to_yaml
 from bgetune.encoder import Encoder
-from bgetune.export.card_gains import gain_tables, merged_words
-from bgetune.export.readers import flag_model_reads, m3_heads, m3_settings
-from bgetune.head_files import HEADS_FILE
-from bgetune.layout import EncoderSpec, flag_model_settings
+from bgetune.export.card_gains import data_table, gain_tables, kept_base, merged_words
+from bgetune.export.card_licence import is_hub_id
+from bgetune.export.card_measured import Measured
+from bgetune.export.card_metadata import front_matter, title_of
+from bgetune.export.card_usage import PATH_OR_ID, WORDS, heads_in_words, hybrid, usage
+from bgetune.export.plot import PLOT_FILE, write_plot
+from bgetune.files import write_text
 
-_WORDS: dict[str, str] = {"dense": "dense", "sparse": "sparse", "multi_vector": "multi-vector"}
-_LAYERS = {"sparse": "sparse_linear", "multi_vector": "colbert_linear"}
+
+def write_card(folder: Path, config: JobConfig, encoder: Encoder, measured: Measured) -> None:
+    """Into an export: README.md, its picture of the gains, and the base model's licence files."""
+    write_text(folder / "README.md", model_card(config, encoder, measured))
+    write_plot(folder / PLOT_FILE, measured.report)
+    for path in measured.licence_files:
+        shutil.copyfile(path, folder / path.name)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What the stages before have found."""
-
-    report: dict[str, Any]
-    """report.json of the eval stage."""
-    stats: dict[str, Any]
-    """stats.json of the mine stage."""
-    weights_hash: str
-    """SHA-256 of the weights that the report measured."""
-    started: tuple[Head, ...] = ()
-    """Heads that the base model lacks, which were started in closed form from the corpus."""
+def named_for(card: str, repo: str) -> str:
+    """The card with the repository that it is pushed to in every snippet."""
+    return card.replace(PATH_OR_ID, repo)
 
 
 def model_card(config: JobConfig, encoder: Encoder, measured: Measured) -> str:
     """README.md of an export of `encoder`, with the Hub's metadata on top."""
+    report = measured.report
     parts = [
-        _metadata(config, encoder),
-        f"# {_title(config)}",
-        _what_it_is(config, measured),
+        front_matter(config, encoder, measured),
+        f"# {title_of(config)}",
+        *_what_it_is(config, measured),
+        f"![Gain in nDCG@10 over the base model on each set, with 95 % intervals]({PLOT_FILE})",
         "## Measured gain",
-        *gain_tables(measured.report),
+        *gain_tables(report),
         _how_measured(config, encoder, measured),
+        "## Model",
+        _model(encoder),
         "## Use",
-        *_usage(config, encoder),
+        "Each reader that was installed gave bgetune's own vectors before this folder was let out; the largest "
+        "differences are in `bgetune.json`.",
+        *usage(config, encoder, measured.forms),
+        "## Data",
+        data_table(report, measured.splits),
+        "The hash is of a set's folder as it was prepared: passages, queries and judgements.",
         "## Training",
         *_training(config, encoder, measured),
-        "<details><summary>The whole configuration</summary>\n\n```yaml\n" + to_yaml(config) + "```\n\n</details>",
+        "<details><summary>The whole configuration</summary>\n\n```yaml\n" + _public(config) + "```\n\n</details>",
         "## Limits",
-        *_limits(encoder),
+        *_limits(config, encoder),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _what_it_is(config: JobConfig, measured: Measured) -> str:
+def _what_it_is(config: JobConfig, measured: Measured) -> list[str]:
     report = measured.report
-    base, *_, ours = report["systems"].values()
-    merged = f" {merged_words(report['merging'])}" if "merging" in report else ""
-    if base["weights"] == ours["weights"] and not merged:
-        heads = f", with the {_and(measured.started)} that training started from" if measured.started else ""
-        return f"**These are the weights of {_base_link(config)}**{heads}: no checkpoint was better on dev."
+    merged = merged_words(report)
+    if merged and config.merge.models:
+        merged += f" The tuned weights are the mean of {len(config.merge.models) + 1} models."
+    if kept_base(report):
+        heads = f", with the {heads_in_words(measured.started)} that training started from" if measured.started else ""
+        why = merged or "No checkpoint was better on dev."
+        return [f"**These are the weights of {_base_link(config)}**{heads}. {why}"]
     made = f"{_base_link(config)} fine-tuned for retrieval on *{config.data.name}* with bgetune."
-    return " ".join([made + merged, *(str(line) for line in report["headline"])])
-
-
-def _title(config: JobConfig) -> str:
-    return config.model.name_or_path.rstrip("/").rpartition("/")[2].replace("pypi:", "") + "-" + config.data.name
-
-
-def _is_hub_id(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith((".", "/", "~", "pypi:"))
+    return [f"{made} {merged}".strip(), "\n".join(f"- {line}" for line in report["headline"])]
 
 
 def _base_link(config: JobConfig) -> str:
     name = config.model.name_or_path
-    return f"[{name}](https://huggingface.co/{name})" if _is_hub_id(name) else f"`{name}`"
+    if not is_hub_id(name):
+        return f"`{name}`"
+    revision = f" at revision `{config.model.revision}`" if config.model.revision else ""
+    return f"[{name}](https://huggingface.co/{name}){revision}"
 
 
-def _and(heads: Sequence[Head]) -> str:
-    """
-    >>> _and(["sparse"]), _and(["sparse", "multi_vector"])
-    ('sparse head', 'sparse and multi-vector heads')
-    """
-    return " and ".join(_WORDS[head] for head in heads) + (" head" if len(heads) == 1 else " heads")
+def _public(config: JobConfig) -> str:
+    """The configuration without what stands for a password in an address."""
+    return re.sub(r"://[^/@\s]+@", "://***@", to_yaml(config))
 
 
-def _metadata(config: JobConfig, encoder: Encoder) -> str:
-    heads = [_WORDS[head] for head in encoder.heads if head != "dense"]
-    tags = ["sentence-transformers", "feature-extraction", "sentence-similarity", "retrieval", *heads, "bgetune"]
-    values: dict[str, Any] = {
-        "license": config.export.license,
-        "language": config.export.language,
-        "library_name": "sentence-transformers",
-        "pipeline_tag": "sentence-similarity",
-        "tags": tags,
+def _model(encoder: Encoder) -> str:
+    """What each head gives, and how texts are read, as a list."""
+    spec, layers = encoder.spec, encoder.layers
+    size = "scaled to length 1" if spec.normalize else "not scaled"
+    given = {
+        "dense": f"{encoder.width:,} numbers a text, pooled by {spec.pooling}, {size}; compared by {spec.similarity}",
+        "sparse": f"a weight for each token of a text, of a vocabulary of {encoder.backbone.config.vocab_size:,}",
+        "multi_vector": f"{getattr(layers.colbert_linear, 'out_features', 0):,} numbers a token, {size}",
     }
-    if _is_hub_id(config.model.name_or_path):
-        values["base_model"] = config.model.name_or_path
-    return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
+    lines = [f"{WORDS[head].capitalize()}: {given[head]}." for head in encoder.heads]
+    for role in ("query", "passage"):
+        if text := spec.instruction(role):
+            lines.append(f"Before every {role}: `{text}`")
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _how_measured(config: JobConfig, encoder: Encoder, measured: Measured) -> str:
+    several = len(measured.report["sets"]) > 1
+    holm = ", corrected for the number of sets by Holm's method" if several else ""
     lines = [
         "Base and tuned were measured on the same test queries with indexes rebuilt from their own weights; the "
-        "interval is a 95 % bootstrap over queries, p is from a paired randomisation test, corrected for the number of "
-        "sets by Holm's method. Training saw no guard."
+        f"interval is a 95 % bootstrap over queries, p is from a paired randomisation test{holm}."
     ]
+    if several:
+        lines.append("Training saw no guard.")
     if len(encoder.heads) > 1:
         everything = config.eval.multi_vector == "full"
         ranking = ["multi_vector"] if "multi_vector" in encoder.heads and not everything else []
@@ -114,55 +119,62 @@ def _how_measured(config: JobConfig, encoder: Encoder, measured: Measured) -> st
         found_by = " and ".join(f"`{head}`" for head in encoder.heads if head != "multi_vector")
         lines.append(
             f"{', '.join(ranking[:-1])} and {ranking[-1]} rank the {config.eval.candidates} best passages of "
-            f"{found_by}: `hybrid` by {_hybrid(config, encoder.heads)}, `hybrid_rrf` by the heads' reciprocal ranks."
+            f"{found_by}: `hybrid` by {hybrid(config, encoder.heads)}, `hybrid_rrf` by the heads' reciprocal ranks."
         )
         if tuned := measured.report["hybrid_weights"].get(list(measured.report["systems"])[-1]):
             best = " + ".join(f"{weight:g} * {head}" for head, weight in tuned.items())
             lines.append(f"`hybrid_tuned` is {best}, the weights that were best on the domain's dev split.")
+    for name, found in measured.report["sets"].items():
+        if left_out := found.get("left_out"):
+            lines.append(f"{left_out:,} test queries of {name} decided the merge and are left out.")
     if measured.started:
-        heads = _and(measured.started)
+        heads = heads_in_words(measured.started)
         lines.append(f"The base model lacks the {heads}; base is measured with what training started from.")
     return " ".join(lines)
 
 
-def _hybrid(config: JobConfig, heads: Sequence[Head]) -> str:
-    return " + ".join(f"{getattr(config.train, head).ensemble_weight:g} * {head}" for head in heads)
-
-
 def _training(config: JobConfig, encoder: Encoder, measured: Measured) -> list[str]:
-    stats, train = measured.stats, config.train
-    lines = [f"{stats['queries']:,} queries with {stats['negatives']:,} mined hard negatives."]
+    stats, train, kept = measured.stats, config.train, kept_base(measured.report)
+    lines = ["What was tried, none of which is in these weights:"] if kept else []
+    lines.append(f"{stats['queries']:,} queries with {stats['negatives']:,} mined hard negatives.")
     trained = [head for head in encoder.heads if train.heads == "auto" or head in train.heads]
-    if len(trained) > 1:
-        weights = ", ".join(f"{_WORDS[head]} {getattr(train, head).loss_weight:g}" for head in trained)
-        lines.append(
-            f"Heads trained, with the weights of their losses: {weights}; ensemble {train.ensemble_loss_weight:g}."
-        )
-        if train.self_distillation:
-            first = f" from step {train.self_distillation_start} on" if train.self_distillation_start else ""
-            lines.append(f"Self-distillation: the ensemble, {_hybrid(config, trained)}, teaches each head{first}.")
-    elif encoder.heads != ("dense",):
-        lines.append(f"The {_and(trained)} was trained.")
+    lines += _heads_trained(config, encoder, trained)
     if still := [head for head in encoder.heads if head not in trained]:
-        lines.append(f"Not trained: the {_and(still)}{'' if train.freeze == 'encoder' else '; the encoder below was'}.")
+        below = "" if train.freeze == "encoder" else "; the encoder below was"
+        lines.append(f"Not trained: the {heads_in_words(still)}{below}.")
     if measured.started:
-        lines.append(f"The {_and(measured.started)} started in closed form from the corpus, not at random.")
+        lines.append(f"The {heads_in_words(measured.started)} started in closed form from the corpus, not at random.")
     if train.lora.rank:
         layers = ", ".join(train.lora.target_modules)
         lora = f"LoRA of rank {train.lora.rank} and alpha {train.lora.alpha:g} on {layers}"
-        lines.append(f"The encoder was trained by {lora}, which is merged into these weights.")
+        lines.append(f"The encoder was trained by {lora}{'' if kept else ', which is merged into these weights'}.")
     elif train.freeze != "none":
         lines.append(f"Frozen: the {'encoder' if train.freeze == 'encoder' else 'input embeddings'}.")
     return [" ".join(lines), f"SHA-256 of the weights measured above: `{measured.weights_hash}`."]
 
 
-def _limits(encoder: Encoder) -> list[str]:
+def _heads_trained(config: JobConfig, encoder: Encoder, trained: Sequence[Head]) -> list[str]:
+    train = config.train
+    if len(trained) == 1:
+        return [] if encoder.heads == ("dense",) else [f"The {heads_in_words(trained)} was trained."]
+    weights = ", ".join(f"{WORDS[head]} {getattr(train, head).loss_weight:g}" for head in trained)
+    lines = [f"Heads trained, with the weights of their losses: {weights}; ensemble {train.ensemble_loss_weight:g}."]
+    if train.self_distillation:
+        first = f" from step {train.self_distillation_start} on" if train.self_distillation_start else ""
+        lines.append(f"Self-distillation: the ensemble, {hybrid(config, trained)}, teaches each head{first}.")
+    return lines
+
+
+def _limits(config: JobConfig, encoder: Encoder) -> list[str]:
     spec = encoder.spec
     parts = [
         "Measured on the sets above and on nothing else; other domains and languages may have gained or lost. "
         f"Measured with passages cut at {spec.passage_max_length} tokens and queries at {spec.query_max_length}; "
         "sentence-transformers has one limit for both, the larger (`model.max_seq_length`)."
     ]
+    if config.export.dtype != "fp32":
+        kind = {"fp16": "float16", "bf16": "bfloat16"}[config.export.dtype]
+        parts.append(f"Measured with the weights in float32; the files here hold them in {kind}.")
     if spec.pooling == "mcls":
         parts.append(
             "Measured with a CLS token before every 256 tokens, averaged (`model.pooling: mcls`). Other readers do not "
@@ -174,101 +186,3 @@ def _limits(encoder: Encoder) -> list[str]:
             "reads one."
         )
     return parts
-
-
-def _usage(config: JobConfig, encoder: Encoder) -> list[str]:
-    spec = encoder.spec
-    query_prompt = ', prompt_name="query"' if spec.query_instruction else ""
-    passage_prompt = ', prompt_name="document"' if spec.passage_instruction else ""
-    parts = [
-        f"""```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("PATH_OR_ID")
-queries = model.encode(["a question"]{query_prompt})
-passages = model.encode(["a passage"]{passage_prompt})
-print(model.similarity(queries, passages))
-```"""
-    ]
-    if flag_model_reads(encoder):
-        parts.append(
-            f"""```python
-{_numpy(spec)}from FlagEmbedding import FlagModel
-
-model = FlagModel(
-    "PATH_OR_ID",
-{_arguments(flag_model_settings(spec))})
-query = model.encode_queries(["a question"])[0]
-passage = model.encode_corpus(["a passage"])[0]
-print({_similarity(spec, "query", "passage")})
-```"""
-        )
-    return parts + _usage_of_heads(config, encoder)
-
-
-def _usage_of_heads(config: JobConfig, encoder: Encoder) -> list[str]:
-    """The sparse and multi-vector heads: FlagEmbedding's M3 reader where it can, and else why it cannot."""
-    held: list[Head] = [head for head in HEADS if head != "dense" and encoder.layers.has(head)]
-    asked = [head for head in held if head in encoder.heads]
-    readable = m3_heads(encoder)
-    parts = []
-    if asked and readable:
-        parts.append(_m3_snippet(config, encoder, [head for head in encoder.heads if head in readable]))
-        if "dense" not in readable:
-            parts.append("FlagEmbedding has no pooling by max, and so not this model's dense vectors.")
-    elif asked:
-        names = " and ".join(f"`{_LAYERS[head]}`" for head in asked)
-        why = "it needs a CLS token" if len(held) == 2 else "without both heads' files it takes random weights for both"
-        parts.append(
-            f"The {_and(asked)} {'is' if len(asked) == 1 else 'are'} in `{HEADS_FILE}`, as weight and bias of {names}: "
-            "a linear layer on the last hidden states. FlagEmbedding's `BGEM3FlagModel` cannot read this folder: "
-            f"{why}."
-        )
-    if carried := [head for head in held if head not in encoder.heads]:
-        parts.append(f"The base model's {_and(carried)} came along, neither trained nor measured.")
-    return parts
-
-
-def _m3_snippet(config: JobConfig, encoder: Encoder, heads: Sequence[Head]) -> str:
-    scores = {
-        "dense": _similarity(encoder.spec, 'query["dense_vecs"][0]', 'passage["dense_vecs"][0]'),
-        "sparse": 'model.compute_lexical_matching_score(query["lexical_weights"][0], passage["lexical_weights"][0])',
-        "multi_vector": 'float(model.colbert_score(query["colbert_vecs"][0], passage["colbert_vecs"][0]))',
-    }
-    lines = "".join(f"{head} = {scores[head]}\n" for head in heads)
-    whole = set(heads) == set(encoder.heads)
-    hybrid = f"print({_hybrid(config, heads)})  # hybrid\n" if whole else ""
-    return f"""```python
-{_numpy(encoder.spec)}from FlagEmbedding import BGEM3FlagModel
-
-model = BGEM3FlagModel(
-    "PATH_OR_ID",
-{_arguments(m3_settings(encoder, heads))})
-query = model.encode_queries(["a question"])
-passage = model.encode_corpus(["a passage"])
-{lines}print({", ".join(heads)})
-{hybrid}```"""
-
-
-def _arguments(settings: dict[str, Any]) -> str:
-    return "".join(f"    {key}={value!r},\n" for key, value in settings.items())
-
-
-def _numpy(spec: EncoderSpec) -> str:
-    return "import numpy as np\n" if "np." in _similarity(spec, "", "") else ""
-
-
-def _similarity(spec: EncoderSpec, query: str, passage: str) -> str:
-    """Python that scores two vectors as the model's similarity has it.
-
-    >>> _similarity(EncoderSpec("cls", True, "cosine", "", "", 64, 256), "q", "p")  # of length 1
-    'q @ p'
-    >>> _similarity(EncoderSpec("cls", False, "cosine", "", "", 64, 256), "q", "p")
-    'q @ p / (np.linalg.norm(q) * np.linalg.norm(p))'
-    """
-    if spec.similarity == "euclidean":
-        return f"-np.linalg.norm({query} - {passage})"
-    product = f"{query} @ {passage}"
-    if spec.similarity == "dot" or spec.normalize:
-        return product
-    return f"{product} / (np.linalg.norm({query}) * np.linalg.norm({passage}))"

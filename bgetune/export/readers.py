@@ -1,75 +1,26 @@
-"""Does every reader give what our heads give? Loads a folder in each of them and compares."""
+"""The readers of our folder: each loads it as its own users do, and gives what it makes of some texts."""
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bgetune.config import HEADS, Head
 from bgetune.encoder import Encoder
-from bgetune.heads import MCLS_EVERY
+from bgetune.export.reading import Read, Reader, longest
+from bgetune.head_files import HEADS_FILE
 from bgetune.layout import flag_model_settings
-from bgetune.representations import Representations, SparseRows
 
-# Short, long, many scripts, emoji, punctuation only, nearly empty: what tends to part tokenizers and poolings.
-SAMPLE = (
-    "What is the capital of France?",
-    "def add(a, b):\n    return a + b",
-    "Die Straße nach Gießen führt über Köln.",
-    "東京は日本の首都です。",
-    "Москва — столица России.",
-    "القاهرة هي عاصمة مصر",
-    "🙂🚀 emoji only 🙃",
-    "...",
-    "a",
-    " leading and trailing spaces ",
-    "A longer text about retrieval, repeated so that it fills the window. " * 40,
-)
-
-
-def our_representations(encoder: Encoder, texts: Sequence[str]) -> list[Representations]:
-    """Each text with every head there is, without an instruction; one at a time, so that no padding is involved."""
-    encoder.eval()
-    heads = [head for head in HEADS if encoder.layers.has(head)]
-    found = []
-    with torch.inference_mode():
-        for text in texts:
-            batch = _tokenized(encoder, [text])
-            ids, mask = encoder.pad(batch)
-            found.append(encoder(ids, mask, heads))
-    return found
-
-
-def our_vectors(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
-    """float32 dense vectors [N, D] of the same."""
-    return _dense(our_representations(encoder, texts))
-
-
-def _dense(found: Sequence[Representations]) -> np.ndarray:
-    return np.concatenate([each.dense.float().numpy() for each in found if each.dense is not None])
-
-
-def _limit(encoder: Encoder) -> int:
-    return max(encoder.spec.query_max_length, encoder.spec.passage_max_length)
-
-
-def _tokenized(encoder: Encoder, texts: Sequence[str]) -> list[list[int]]:
-    batch = encoder.tokenizer(list(texts), truncation=True, max_length=_limit(encoder), return_token_type_ids=False)
-    return batch["input_ids"]
-
-
-def read_alike(encoder: Encoder, texts: Sequence[str]) -> tuple[str, ...]:
-    """The texts that other readers give the tokens that we do: with mcls, those too short for a second CLS token."""
-    if encoder.spec.pooling != "mcls":
-        return tuple(texts)
-    lengths = map(len, _tokenized(encoder, texts))
-    return tuple(text for text, length in zip(texts, lengths, strict=True) if length <= MCLS_EVERY + 1)
+# texts that a reader pads to one length: with long ones among them, a large batch is mostly padding
+_BATCH = 8
+_AUTO_CLASSES = {"m3": "encoder-only-m3", "base": "encoder-only-base"}
+_NEEDS_POOLING = "pooling by cls or mean"
+_NEEDS_BOTH_HEADS = "both the sparse and the multi-vector head, and a CLS token"
 
 
 def m3_settings(encoder: Encoder, heads: Sequence[Head]) -> dict[str, Any]:
@@ -100,116 +51,155 @@ def flag_model_reads(encoder: Encoder) -> bool:
     return encoder.spec.pooling_elsewhere in ("cls", "mean")
 
 
-def compare_readers(folder: Path, encoder: Encoder, texts: Sequence[str] = SAMPLE) -> dict[str, float]:
-    """Largest difference from what we give, for each reader that can express this model, head by head.
-
-    Absolute, or relative where there are numbers above 1, as in vectors that are not of length 1. Infinite where a
-    reader gives another number of vectors; NaN where it, or we, give NaN.
-    """
-    encoder = encoder.to("cpu")
-    texts = read_alike(encoder, texts)
-    ours = our_representations(encoder, texts)
-    readers = {"sentence-transformers": _sentence_transformers, "transformers": _transformers}
-    if flag_model_reads(encoder):
-        readers["FlagEmbedding"] = _flag_embedding
-    found = {name: _largest(read(folder, encoder, texts), _dense(ours)) for name, read in readers.items()}
-    if heads := m3_heads(encoder):
-        found |= _compare_m3(_flag_embedding_m3(folder, encoder, texts, heads), ours, heads)
-    return found
-
-
-def _compare_m3(theirs: dict[str, Any], ours: list[Representations], heads: Sequence[Head]) -> dict[str, float]:
-    found = {}
-    if "dense" in heads:
-        found["FlagEmbedding M3 dense"] = _largest(np.asarray(theirs["dense_vecs"]), _dense(ours))
-    rows = [each.sparse for each in ours if each.sparse is not None]
-    pairs = zip(theirs["lexical_weights"], rows, strict=True)
-    found["FlagEmbedding M3 sparse"] = float(np.max([_sparse_difference(told, row) for told, row in pairs]))
-    matrices = [each.multi_vector.vectors.float().numpy() for each in ours if each.multi_vector is not None]
-    both = zip(theirs["colbert_vecs"], matrices, strict=True)
-    found["FlagEmbedding M3 multi-vector"] = float(np.max([_largest(told, matrix) for told, matrix in both]))
-    return found
-
-
-def _largest(theirs: np.ndarray, ours: np.ndarray) -> float:
-    """The largest difference, as a share of our largest number where that is above 1: float32 has seven digits.
-
-    >>> _largest(np.array([0.5, 0.25]), np.array([0.5, 0.5])), _largest(np.array([15.0]), np.array([20.0]))
-    (0.25, 0.25)
-    """
-    if theirs.shape != ours.shape:
-        return float("inf")
-    return float(np.abs(theirs - ours).max(initial=0.0)) / max(1.0, float(np.abs(ours).max(initial=0.0)))
-
-
-def _sparse_difference(theirs: dict[str, float], ours: SparseRows) -> float:
-    """Over the tokens that either has; a token that is left out weighs 0."""
-    told = {int(token): float(weight) for token, weight in theirs.items()}
-    weights = dict(zip(ours.ids.tolist(), ours.weights.tolist(), strict=True))
-    both = np.array([[told.get(token, 0.0), weights.get(token, 0.0)] for token in told | weights]).reshape(-1, 2)
-    return _largest(both[:, 0], both[:, 1])
-
-
-def difference_table(differences: dict[str, float]) -> str:
-    """One line a reader."""
-    return "\n".join(f"  {name:<32}{value:.1e}" for name, value in differences.items())
-
-
-def _sentence_transformers(folder: Path, encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
+def _sentence_transformers(folder: Path, encoder: Encoder, texts: Sequence[str]) -> Read:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    return np.asarray(model.encode(list(texts), show_progress_bar=False, convert_to_numpy=True), dtype=np.float32)
+    found = model.encode(list(texts), batch_size=_BATCH, show_progress_bar=False, convert_to_numpy=True)
+    return Read(np.asarray(found, dtype=np.float32))
 
 
-def _flag_embedding(folder: Path, encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
-    from FlagEmbedding import FlagModel
-
-    told = {**flag_model_settings(encoder.spec), "passage_max_length": _limit(encoder)}
-    model = FlagModel(str(folder), devices="cpu", **told)
-    with _no_progress_bars():
-        return np.asarray(model.encode(list(texts)), dtype=np.float32)
-
-
-def _flag_embedding_m3(folder: Path, encoder: Encoder, texts: Sequence[str], heads: Sequence[Head]) -> dict[str, Any]:
-    from FlagEmbedding import BGEM3FlagModel
-
-    told = {**m3_settings(encoder, heads), "passage_max_length": _limit(encoder)}
-    model = BGEM3FlagModel(str(folder), devices="cpu", **told)
-    with _no_progress_bars():
-        return model.encode(list(texts))
-
-
-def _transformers(folder: Path, encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
-    """The recipe of the model card, written out here on its own so that a slip in our pooling shows."""
+def _transformers(folder: Path, encoder: Encoder, texts: Sequence[str]) -> Read:
+    """The recipe of the model card, written out here on its own so that a slip in our pooling or our heads shows."""
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    pooling = encoder.spec.pooling_elsewhere
-    with torch.inference_mode():
-        batch = tokenizer(list(texts), padding=True, truncation=True, max_length=_limit(encoder), return_tensors="pt")
-        states, mask = model(**batch).last_hidden_state.float(), batch["attention_mask"].unsqueeze(-1)
-        if pooling == "cls":
-            vectors = states[:, 0]
-        elif pooling == "mean":
-            vectors = (states * mask).sum(1) / mask.sum(1)
-        else:
-            vectors = states.masked_fill(mask == 0, -torch.inf).amax(1)
-        if encoder.spec.normalize:
-            vectors = vectors / vectors.norm(dim=1, keepdim=True)
-    return vectors.numpy()
+    heads = _heads_in(folder)
+    rows: dict[int, tuple[Tensor, dict[int, float], np.ndarray]] = {}
+    by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    for at in range(0, len(texts), _BATCH):
+        some = by_length[at : at + _BATCH]
+        batch = tokenizer(
+            [texts[i] for i in some],
+            padding=True,
+            truncation=True,
+            max_length=longest(encoder),
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            states = model(**batch).last_hidden_state.float()
+        dense = _pooled(states, batch["attention_mask"].unsqueeze(-1), encoder)
+        for row, i in enumerate(some):
+            mask = batch["attention_mask"][row].bool()
+            ids, own = batch["input_ids"][row][mask], states[row][mask]
+            weights = _weights(ids, own, heads, tokenizer)
+            rows[i] = dense[row], weights, _token_vectors(ids, own, heads, tokenizer, encoder.spec.normalize)
+    read = [rows[i] for i in range(len(texts))]
+    return Read(
+        torch.stack([dense for dense, _, _ in read]).numpy(),
+        [weights for _, weights, _ in read] if "sparse_linear.weight" in heads else None,
+        [vectors for _, _, vectors in read] if "colbert_linear.weight" in heads else None,
+    )
 
 
-class _no_progress_bars:
-    """FlagEmbedding draws bars for eleven texts; tqdm reads this variable when a bar is made."""
+def _heads_in(folder: Path) -> dict[str, Tensor]:
+    """Tensors by their names in `heads.safetensors`; where that is absent, as in BGE-M3, of FlagEmbedding's files."""
+    from safetensors.torch import load_file
 
-    def __enter__(self) -> None:
-        self._before = os.environ.get("TQDM_DISABLE")
-        os.environ["TQDM_DISABLE"] = "1"
-        logging.getLogger("FlagEmbedding").setLevel(logging.ERROR)
+    held = load_file(folder / HEADS_FILE) if (folder / HEADS_FILE).is_file() else {}
+    for layer in ("sparse_linear", "colbert_linear") if not held else ():
+        if (folder / f"{layer}.pt").is_file():
+            parts = torch.load(folder / f"{layer}.pt", map_location="cpu", weights_only=True)
+            held |= {f"{layer}.{part}": tensor for part, tensor in parts.items()}
+    return {name: tensor.float() for name, tensor in held.items()}
 
-    def __exit__(self, *_: object) -> None:
-        if self._before is None:
-            del os.environ["TQDM_DISABLE"]
-        else:
-            os.environ["TQDM_DISABLE"] = self._before
+
+def _pooled(states: Tensor, mask: Tensor, encoder: Encoder) -> Tensor:
+    if encoder.spec.pooling_elsewhere == "cls":
+        vectors = states[:, 0]
+    elif encoder.spec.pooling_elsewhere == "mean":
+        vectors = (states * mask).sum(1) / mask.sum(1)
+    else:
+        vectors = states.masked_fill(mask == 0, -torch.inf).amax(1)
+    return vectors / vectors.norm(dim=1, keepdim=True) if encoder.spec.normalize else vectors
+
+
+def _weights(ids: Tensor, states: Tensor, heads: dict[str, Tensor], tokenizer: Any) -> dict[int, float]:
+    """Of one text: token id -> weight, the largest where a token is repeated; none without the head."""
+    if "sparse_linear.weight" not in heads:
+        return {}
+    weights = (states @ heads["sparse_linear.weight"].T + heads["sparse_linear.bias"]).relu().squeeze(1)
+    found: dict[int, float] = {}
+    for token, weight in zip(ids.tolist(), weights.tolist(), strict=True):
+        if token not in tokenizer.all_special_ids and weight != 0:
+            found[token] = max(weight, found.get(token, weight))
+    return found
+
+
+def _token_vectors(
+    ids: Tensor, states: Tensor, heads: dict[str, Tensor], tokenizer: Any, normalize: bool
+) -> np.ndarray:
+    """Of one text: a row a token but CLS; none without the head."""
+    if "colbert_linear.weight" not in heads:
+        return np.zeros((0, 0), dtype=np.float32)
+    vectors = states[ids != tokenizer.cls_token_id] if tokenizer.cls_token_id is not None else states
+    vectors = vectors @ heads["colbert_linear.weight"].T + heads["colbert_linear.bias"]
+    return (vectors / vectors.norm(dim=1, keepdim=True) if normalize else vectors).numpy()
+
+
+def _flag_model(folder: Path, encoder: Encoder, texts: Sequence[str]) -> Read:
+    from FlagEmbedding import FlagModel
+
+    model = FlagModel(str(folder), devices="cpu", **flag_model_settings(encoder.spec))
+    return _asked(model, encoder, texts, ("dense",))
+
+
+def _m3_model(folder: Path, encoder: Encoder, texts: Sequence[str]) -> Read:
+    from FlagEmbedding import BGEM3FlagModel
+
+    heads = m3_heads(encoder)
+    model = BGEM3FlagModel(str(folder), devices="cpu", **m3_settings(encoder, heads))
+    return _asked(model, encoder, texts, heads)
+
+
+def _auto_model(folder: Path, encoder: Encoder, texts: Sequence[str]) -> Read:
+    """It knows BGE's own models by their names; any other needs `model_class`."""
+    from FlagEmbedding import FlagAutoModel
+
+    heads = m3_heads(encoder)
+    told = m3_settings(encoder, heads) if heads else flag_model_settings(encoder.spec)
+    told |= {"model_class": _AUTO_CLASSES["m3" if heads else "base"], "trust_remote_code": False}
+    model = FlagAutoModel.from_finetuned(str(folder), devices="cpu", query_instruction_format="{}{}", **told)
+    return _asked(model, encoder, texts, heads or ("dense",))
+
+
+def _asked(model: Any, encoder: Encoder, texts: Sequence[str], heads: Sequence[Head]) -> Read:
+    """What a model of FlagEmbedding gives: an array, or of its M3 class a dict with an entry for each head."""
+    found = model.encode(list(texts), batch_size=_BATCH, max_length=longest(encoder))
+    if isinstance(found, np.ndarray):
+        return Read(found.astype(np.float32))
+    sparse = [{int(token): float(weight) for token, weight in row.items()} for row in found["lexical_weights"]]
+    return Read(found["dense_vecs"] if "dense" in heads else None, sparse, found["colbert_vecs"])
+
+
+def _always(folder: Path, encoder: Encoder) -> bool:
+    return True
+
+
+SENTENCE_TRANSFORMERS = Reader("sentence-transformers", "sentence_transformers", _always, _sentence_transformers)
+TRANSFORMERS = Reader("transformers", "transformers", _always, _transformers)
+FLAG_MODEL = Reader(
+    "FlagEmbedding FlagModel",
+    "FlagEmbedding",
+    lambda folder, encoder: flag_model_reads(encoder),
+    _flag_model,
+    needs=_NEEDS_POOLING,
+)
+M3_MODEL = Reader(
+    "FlagEmbedding BGEM3FlagModel",
+    "FlagEmbedding",
+    lambda folder, encoder: bool(m3_heads(encoder)),
+    _m3_model,
+    needs=_NEEDS_BOTH_HEADS,
+    plain_texts=True,
+)
+AUTO_MODEL = Reader(
+    "FlagEmbedding FlagAutoModel",
+    "FlagEmbedding",
+    lambda folder, encoder: flag_model_reads(encoder) or bool(m3_heads(encoder)),
+    _auto_model,
+    needs=_NEEDS_POOLING,
+    plain_texts=True,
+)
+OF_THE_FOLDER: tuple[Reader, ...] = (SENTENCE_TRANSFORMERS, TRANSFORMERS, FLAG_MODEL, M3_MODEL, AUTO_MODEL)
+"""The readers of the main folder's own files, without ONNX and what lies beside it."""

@@ -1,61 +1,103 @@
-"""Export: one folder that sentence-transformers, FlagEmbedding and transformers all read, with a model card."""
+"""Export: one folder that every reader takes, forms of it beside it, a model card; checked in each reader."""
 
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
-from bgetune.config import Head, JobConfig
+from bgetune.config import JobConfig
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
-from bgetune.export.card import Measured, model_card
-from bgetune.export.readers import compare_readers, difference_table
-from bgetune.files import atomic_folder, read_json, write_json, write_text
-from bgetune.head_files import read_heads
-from bgetune.manifest import weights_files_hash
-from bgetune.models import model_folder
+from bgetune.export.card import write_card
+from bgetune.export.card_measured import measured_in
+from bgetune.export.forms import FORM_FOLDERS, forms_of, write_form
+from bgetune.export.reading import Reader, our_read
+from bgetune.export.texts import own_texts, texts_to_verify
+from bgetune.export.verified import LIMITS, READERS, Verified, recorded, told, verify
+from bgetune.export.verify import table_text
+from bgetune.files import atomic_folder, write_json
 from bgetune.run import Run
 
 log = logging.getLogger("bgetune")
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# half precision weights are read back in half precision by some readers, so that their sums differ
-_TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 5e-2}
 
 
 def export(config: JobConfig, run: Run) -> None:
-    """Write `export/` from the best checkpoint and compare what every reader gives, head by head, with ours.
+    """Write `export/` and its forms from the best checkpoint, and compare what every reader gives with what we give.
 
     Raises:
-        UserError: a reader gives something else than we do; nothing is left behind then.
+        UserError: a reader gives something else than we do; what was there before is left as it was.
     """
-    encoder = Encoder.load_folder(run.final(config), config.model)
-    report = read_json(run.report / "report.json")
-    stats = read_json(run.examples.parent / "stats.json")
-    with atomic_folder(run.export) as folder:
-        encoder.save(folder, _DTYPES[config.export.dtype])
-        measured = Measured(report, stats, weights_files_hash(run.final(config)), _started_heads(config, run, encoder))
-        write_text(folder / "README.md", model_card(config, encoder, measured))
-        written = Encoder.load_folder(folder, config.model)
-        differences = compare_readers(folder, written)
-        limit = _TOLERANCE[config.export.dtype]
-        log.info("export: largest difference from what we give\n%s", difference_table(differences))
-        for reader, difference in differences.items():
-            if not difference <= limit:  # a NaN is no match either
-                raise UserError(
-                    f"export: what {reader} gives differs from ours by {difference:.2e}, over {limit:.0e}; "
-                    "another version of it may read the folder right"
-                )
-        write_json(
-            folder / "bgetune.json", {"largest_difference": {k: float(f"{v:.1e}") for k, v in differences.items()}}
-        )
-    log.info("export: %s", run.export)
+    model = run.final(config)
+    encoder = Encoder.load_folder(model, config.model)
+    forms = forms_of(config.export, encoder, model)
+    texts = texts_to_verify(config.export.verify_texts, own_texts(run.data(config.data.name), config.export))
+    with _staging(run) as staging:
+        main = staging / run.export.name
+        with atomic_folder(main) as folder:
+            encoder.save(folder, _DTYPES[config.export.dtype])
+            if config.export.onnx:
+                from bgetune.export.onnx import write_onnx  # needs packages that are an extra
+
+                write_onnx(folder, encoder, config.export.onnx)
+            write_card(folder, config, encoder, measured_in(run, config, encoder, forms))
+        written = Encoder.load_folder(main, config.model)
+        for form in forms:
+            with atomic_folder(staging / FORM_FOLDERS[form]) as folder:
+                write_form(form, folder, main, written, config, model)
+        readers = (_before_it_was_written(encoder), *READERS)
+        verified = verify(main, written, texts, LIMITS[config.export.dtype], readers)
+        _say(verified)
+        write_json(main / "bgetune.json", recorded(verified))
+        _put_in_place(staging, run)
+    log.info(
+        "export: %s", ", ".join(str(run.root / name) for name in ("export", *map(FORM_FOLDERS.__getitem__, forms)))
+    )
 
 
-def _started_heads(config: JobConfig, run: Run, encoder: Encoder) -> tuple[Head, ...]:
-    """Heads that the base model lacks: base was measured with their first weights."""
-    if run.base_heads is None:
-        return ()
-    base = read_heads(model_folder(config.model), encoder.width)
-    return tuple(head for head in encoder.heads if not base.has(head))
+def _before_it_was_written(encoder: Encoder) -> Reader:
+    """The checkpoint itself, so that nothing is lost between it and the folder."""
+    return Reader(
+        "bgetune, before it was written",
+        "bgetune",
+        lambda folder, written: True,
+        lambda folder, written, texts: our_read(encoder.to("cpu"), texts),
+    )
+
+
+def _say(verified: Verified) -> None:
+    """Log the table; refuse where a reader gives something else."""
+    log.info("export: largest difference from what we give, over %d texts\n%s", verified.texts, table_text(verified))
+    for sentence in verified.left_out:
+        log.info("export: %s", sentence)
+    if verified.failed:
+        more = f" ({len(verified.failed) - 1} more failed)" if len(verified.failed) > 1 else ""
+        raise UserError(f"export: {told(verified.failed[0])}{more}; another version of it may read the folder right")
+
+
+@contextmanager
+def _staging(run: Run) -> Iterator[Path]:
+    """A folder in the job's, for the export and its forms side by side until all of them are right; then it goes."""
+    folder = run.root / f".{run.export.name}.partial"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put_in_place(staging: Path, run: Run) -> None:
+    """All of it, and nothing of an earlier export. A kill in between leaves no manifest: the stage is done again."""
+    for name in (run.export.name, *FORM_FOLDERS.values()):
+        if (run.root / name).exists():
+            os.replace(run.root / name, staging / f"old-{name}")
+        if (staging / name).exists():
+            os.replace(staging / name, run.root / name)
