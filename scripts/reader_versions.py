@@ -16,7 +16,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bgetune.config import ExportConfig, JobConfig, ModelConfig
+from bgetune.config import HEADS, ExportConfig, JobConfig, ModelConfig
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError, exit_code
 from bgetune.export.forms import FORM_FOLDERS, forms_of, write_form
@@ -189,21 +189,23 @@ def page(found: dict[str, dict[str, Any]], texts: int) -> str:
     for name, about in MODELS.items():
         lines += ["", f"## {name}", "", about[0].upper() + about[1:] + ".", ""]
         lines += [f"| reader | head | {' | '.join(found)} |", "|---|---|" + "---:|" * len(found)]
-        cells: dict[tuple[str, str], dict[str, str]] = {}
-        for which, each in found.items():
-            for row in each["models"][name]:
-                cells.setdefault((row["reader"], row["head"] or ""), {})[which] = _cell(row)
-        heads = {reader for reader, head in cells if head}
-        for (reader, head), told in cells.items():
-            if head or reader not in heads:
-                rest = [told.get(which, cells.get((reader, ""), {}).get(which, "")) for which in found]
-                lines.append(f"| {reader} | {head.replace('_', '-')} | {' | '.join(rest)} |")
+        lines += [f"| {' | '.join(cells)} |" for cells in _cells([each["models"][name] for each in found.values()])]
     return "\n".join(lines) + "\n"
+
+
+def _cells(tables: Sequence[list[dict[str, Any]]]) -> Iterator[tuple[str, ...]]:
+    """Reader, head and a cell for each environment; one that read no head has the same cell for all of a reader's."""
+    for reader in dict.fromkeys(row["reader"] for table in tables for row in table):
+        told = [{row["head"]: _cell(row) for row in table if row["reader"] == reader} for table in tables]
+        heads = [head for head in HEADS if any(head in of_table for of_table in told)]
+        for head in heads or [None]:
+            cells = (of_table.get(head, of_table.get(None, "")) for of_table in told)
+            yield (reader, (head or "").replace("_", "-"), *cells)
 
 
 def _cell(row: dict[str, Any]) -> str:
     if row["difference"] is None:
-        return row["verdict"] if row["verdict"] != "FAILED" else f"**FAILED**: {row['why']}"
+        return row["verdict"] if row["verdict"] != "FAILED" else f"**FAILED**: {row['why'][:100]}"
     shown = f"cosine {1 - row['difference']:.4f}" if row["by_cosine"] else f"{row['difference']:.1e}"
     return shown if row["verdict"] == "ok" else f"**FAILED** {shown}"
 

@@ -401,6 +401,7 @@ def nothing_tells_the_token(folder: Path, *said: str) -> None:
 def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else each answer waits 40 ms for the client to acknowledge its headers
 
         def _serve(self) -> None:
             parts = urlsplit(self.path)

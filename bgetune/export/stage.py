@@ -43,15 +43,15 @@ def export(config: JobConfig, run: Run) -> None:
         main = staging / run.export.name
         with atomic_folder(main) as folder:
             encoder.save(folder, _DTYPES[config.export.dtype])
-            if config.export.onnx:
-                from bgetune.export.onnx import write_onnx  # needs packages that are an extra
-
-                write_onnx(folder, encoder, config.export.onnx)
             write_card(folder, config, encoder, measured_in(run, config, encoder, forms))
         written = Encoder.load_folder(main, config.model)
         for form in forms:
             with atomic_folder(staging / FORM_FOLDERS[form]) as folder:
                 write_form(form, folder, main, written, config, model)
+        if config.export.onnx:
+            from bgetune.export.onnx import write_onnx  # needs packages that are an extra
+
+            write_onnx(main, written, config.export.onnx)  # of the weights as they were rounded
         readers = (_before_it_was_written(encoder), *READERS)
         verified = verify(main, written, texts, LIMITS[config.export.dtype], readers)
         _say(verified)
