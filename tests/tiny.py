@@ -144,6 +144,7 @@ def config(tmp_path: Path, **sections: Any) -> dict[str, Any]:
             "precision": "fp32",
         },
         "eval": {"bootstrap_samples": 200, "permutations": 200},
+        "export": {"verify_texts": 24},
     }
     for key, value in sections.items():
         job[key] = {**job.get(key, {}), **value} if isinstance(value, dict) else value
