@@ -14,6 +14,7 @@ from pathlib import Path
 from bgetune.config import JobConfig
 from bgetune.config_io import parse_job
 from bgetune.errors import UserError
+from bgetune.export.push_secret import hub_token
 from bgetune.manifest import holds
 from bgetune.run import LOCK_HELD, Run, open_run
 from bgetune.stage_program import PARENT_PIPE, add_run_options, keeps_limits
@@ -29,6 +30,8 @@ def adapt(argv: Sequence[str]) -> int:
     """`bgetune adapt --config C`. Returns the exit code of the first stage that failed, else 0."""
     config, own = parse_job(argv, "bgetune adapt", _DESCRIPTION, add_run_options)
     _refuse_missing_probes(config)
+    if config.hub.repo:
+        hub_token("hub.repo")  # it is asked for last, hours from now
     with open_run(config, own["update"]) as opened:
         redo, steps = own["force"], plan(config)
         for number, (stage, round_) in enumerate(steps, start=1):
@@ -37,7 +40,9 @@ def adapt(argv: Sequence[str]) -> int:
                 f", round {round_} of {config.adapt.rounds}" if stage.in_rounds and config.adapt.rounds > 1 else ""
             )
             heading = f"[{number}/{len(steps)}] {stage.name}{in_round}"
-            if not redo and holds(stage, config, run):
+            # an export that holds may have been pushed only in part; the command looks at both
+            pushes = stage.name == "export" and config.hub.repo is not None
+            if not redo and not pushes and holds(stage, config, run):
                 log.info("%s: still holds, skipped", heading)
                 if code := keeps_limits(stage, config, run):
                     return code

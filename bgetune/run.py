@@ -8,10 +8,11 @@ Layout of `runs/<name>/`, in the order in which it comes to be:
     checkpoints/step-N/, best/   to resume from; the best model on dev; merged/, where merging is asked for
     logs/train.jsonl             one line a step
     report/                      report.html, report.md, report.json, per_query.parquet, TREC run files
-    export/                      the folder other tools read
+    export/, export-<form>/      the folder other tools read, and its forms beside it
     vectors/                     encoded texts, named by the hash of weights, texts and settings
     rounds/<n>/                  mined, checkpoints and logs of round n, from the second on
     manifests/<stage>.json       what a finished stage was made from, and hashes of what it made
+    manifests/push.json          which commits on the Hub were fetched again and compared
 """
 
 from __future__ import annotations

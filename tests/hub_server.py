@@ -38,7 +38,7 @@ _ROUTES = [
         ("create", "POST", "/api/repos/create"),
         ("validate", "POST", "/api/validate-yaml"),
         ("info", "GET", f"/api/models/{_REPO}(/revision/(?P<rev>[^/]+))?"),
-        ("refs", "GET", f"/api/models/{_REPO}/refs"),
+        ("discussions", "GET", f"/api/models/{_REPO}/discussions"),
         ("history", "GET", f"/api/models/{_REPO}/commits/(?P<rev>[^/]+)"),
         ("tree", "GET", f"/api/models/{_REPO}/tree/(?P<rev>[^/]+)"),
         ("branch", "POST", f"/api/models/{_REPO}/branch/(?P<rev>[^/]+)"),
@@ -111,6 +111,7 @@ class Repo:
 
     def __init__(self, private: bool) -> None:
         self.private, self.commits, self.heads = private, dict[str, Change](), dict[str, str]()
+        self.closed: set[str] = set()  # pull requests
         self.commit("main", "initial commit", {".gitattributes": Stored(b"*.safetensors filter=lfs\n", False)}, None)
 
     def commit(self, ref: str, title: str, files: dict[str, Stored], parent: str | None) -> str:
@@ -238,12 +239,16 @@ class FakeHub:
         files = [{"rfilename": name} for name in sorted(repo.commits[oid].files)]
         return Answer(200, {"id": found["repo"], "sha": oid, "private": repo.private, "siblings": files})
 
-    def _refs(self, found: dict[str, str], *_: object) -> Answer:
-        heads = self._repo(found).heads
-        rows = [{"name": ref, "ref": ref, "targetCommit": oid} for ref, oid in sorted(heads.items())]
-        pulls = [row for row in rows if row["ref"].startswith("refs/pr/")]
-        return Answer(200, {"branches": [r for r in rows if r not in pulls], "pullRequests": pulls, "converts": [],
-                            "tags": []})  # fmt: skip
+    def _discussions(self, found: dict[str, str], _: object, query: dict[str, list[str]]) -> Answer:
+        """Open pull requests, one a page."""
+        assert (query["type"], query["status"]) == (["pull_request"], ["open"])
+        repo = self._repo(found)
+        told = {"status": "open", "isPullRequest": True, "createdAt": "2026-01-01T00:00:00.000Z", "author": {}}
+        told |= {"repo": {"name": found["repo"], "type": "model"}}
+        refs = sorted(ref for ref in repo.heads if ref.startswith("refs/pr/") and ref not in repo.closed)
+        rows = [{**told, "num": int(ref[8:]), "title": repo.commits[repo.heads[ref]].title} for ref in refs]
+        page = int(query["p"][0])
+        return Answer(200, {"discussions": rows[page : page + 1], "start": page, "count": len(rows)})
 
     def _history(self, found: dict[str, str], *_: object) -> Answer:
         repo, oid = self._revision(found)

@@ -28,7 +28,7 @@ from tests import jobs, tiny
 from tests.hub_server import TOKEN, FakeHub, Fault, Stored, nothing_tells_the_token, served
 from tests.jobs import only_error
 
-CARD = "---\nlicense: mit\n---\n# A tuned model\n"
+CARD = "---\nlicense: mit\n---\n# A tuned model\nModel(\"PATH_OR_ID\")\n"
 REPO = "org/bge-clinic"
 TITLE = "clinic: export of bgetune"
 
@@ -104,7 +104,9 @@ def local(folder: Path) -> dict[str, bytes]:
 
 def is_complete(hub: FakeHub, run: Run, branch: str = "main", folder: str = "export") -> bool:
     there = hub.repos[REPO].files(branch) if REPO in hub.repos else {}
-    return {name: there.get(name) for name in local(run.root / folder)} == local(run.root / folder)
+    named = {"README.md": CARD.replace("PATH_OR_ID", REPO).encode()}
+    expected = {**local(run.root / folder), **named}
+    return {name: there.get(name) for name in expected} == expected
 
 
 def test_each_folder_goes_to_its_branch_and_comes_back_the_same(run, hub, capfd, caplog):
@@ -118,7 +120,7 @@ def test_each_folder_goes_to_its_branch_and_comes_back_the_same(run, hub, capfd,
     url, count = f"{hub.url}/{REPO}/commit/{repo.heads['main']}", len(local(run.export))
     line = f"pushed: {url} (branch main): {count} files fetched again, every SHA-256 is ours, its vectors of 4 texts"
     assert line in caplog.text
-    assert not (run.root / ".push").exists()
+    assert not list(run.root.glob(".push*"))
     assert hub.calls["upload"] == 2  # the weights lie in both branches and are sent once
     assert not any(TOKEN in address for address in hub.addresses)
     assert not hub.storage_saw_token
@@ -184,7 +186,7 @@ def test_a_fault_ends_complete_or_in_one_line_and_the_next_push_completes(
     assert line.endswith("run the same command again to go on") == (code == 1 and not fault.garbled)
     assert code or is_complete(hub, run)
     nothing_tells_the_token(run.root, line, caplog.text)
-    assert not (run.root / ".push").exists()
+    assert not list(run.root.glob(".push*"))
     if REPO in hub.repos:  # no branch ever has a part of the files
         own = set(local(run.export))
         assert own.intersection(hub.repos[REPO].files()) in (set(), own)
@@ -239,11 +241,12 @@ def test_a_stale_file_that_a_reader_would_load_goes_and_others_stay(run, config,
     assert pushed(config, run) == (0, "")
     repo = hub.repos[REPO]
     theirs = {"pytorch_model.bin": True, "LICENSE": False, "notes/plan.md": False, "onnx/model_int8.onnx": True}
+    theirs |= {"2_Dense/config.json": False, "results/mteb.json": False, "adapter_config.json": False}
     more = {name: Stored(b"theirs", big) for name, big in theirs.items()}
     repo.commit("main", "by hand", {**repo.commits[repo.heads["main"]].files, **more}, repo.heads["main"])
     assert pushed(config, run) == (0, "")
     assert is_complete(hub, run)
-    assert {name for name in repo.files() if name in theirs} == {"LICENSE", "notes/plan.md"}
+    assert {name for name in repo.files() if name in theirs} == {"LICENSE", "notes/plan.md", "results/mteb.json"}
 
 
 def test_another_branch(run, config, hub):
@@ -263,9 +266,15 @@ def test_a_pull_request_changes_no_branch_and_is_opened_once(run, config, hub, c
     assert is_complete(hub, run, "refs/pr/1")
     assert f"pushed: {hub.url}/{REPO}/discussions/1 (pull request)" in caplog.text
     assert "export-sparse stays here: a pull request has the main folder alone" in caplog.text
+    # the same again, while it is open; when it was closed, another
+    assert pushed(config, run, pull=True) == (0, "")
+    assert sorted(repo.heads) == ["main", "refs/pr/1"]
+    repo.closed.add("refs/pr/1")
+    assert pushed(config, run, pull=True) == (0, "")
+    assert sorted(repo.heads) == ["main", "refs/pr/1", "refs/pr/2"]
     # going on in it
     assert pushed(config, run, revision="refs/pr/1") == (0, "")
-    assert sorted(repo.heads) == ["main", "refs/pr/1"]
+    assert sorted(repo.heads) == ["main", "refs/pr/1", "refs/pr/2"]
     code, line = pushed(config, run, revision="refs/pr/7")
     assert (code, line) == (2, "--revision: org/bge-clinic has no refs/pr/7; open one with --pr")
 
@@ -300,7 +309,7 @@ def test_dry_run_lists_files_and_card_and_asks_nobody(run, hub, capsys, monkeypa
     assert f"{REPO}: --dry-run, nothing is sent" in out
     assert re.search(rf"branch main, from {re.escape(str(run.export))}\n(.*\n)*     51.2 kB  onnx/model.onnx\n", out)
     assert f"branch sparse, from {run.root / 'export-sparse'}" in out
-    assert out.endswith(CARD)
+    assert out.endswith(CARD.replace("PATH_OR_ID", REPO))
     assert not [name for name in local(run.export) if f"  {name}\n" not in out]
 
 

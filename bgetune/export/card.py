@@ -14,7 +14,7 @@ from bgetune.export.card_gains import data_table, gain_tables, kept_base, merged
 from bgetune.export.card_licence import is_hub_id
 from bgetune.export.card_measured import Measured
 from bgetune.export.card_metadata import front_matter, title_of
-from bgetune.export.card_usage import PATH_OR_ID, WORDS, heads_in_words, hybrid, usage
+from bgetune.export.card_usage import WORDS, heads_in_words, hybrid, usage
 from bgetune.export.plot import PLOT_FILE, write_plot
 from bgetune.files import write_text
 
@@ -25,11 +25,6 @@ def write_card(folder: Path, config: JobConfig, encoder: Encoder, measured: Meas
     write_plot(folder / PLOT_FILE, measured.report)
     for path in measured.licence_files:
         shutil.copyfile(path, folder / path.name)
-
-
-def named_for(card: str, repo: str) -> str:
-    """The card with the repository that it is pushed to in every snippet."""
-    return card.replace(PATH_OR_ID, repo)
 
 
 def model_card(config: JobConfig, encoder: Encoder, measured: Measured) -> str:

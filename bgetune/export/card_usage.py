@@ -9,6 +9,7 @@ from bgetune.config import HEADS, Head, JobConfig
 from bgetune.config_export import Form, OnnxPrecision
 from bgetune.encoder import Encoder
 from bgetune.export.card_metadata import served_elsewhere
+from bgetune.export.card_named import PATH_OR_ID
 from bgetune.export.forms import FORM_FOLDERS, branch_of
 from bgetune.export.forms_card import usage as form_usage
 from bgetune.export.onnx import usage as onnx_usage
@@ -17,8 +18,6 @@ from bgetune.export.readers import flag_model_reads, m3_heads, m3_settings
 from bgetune.head_files import HEADS_FILE
 from bgetune.layout import EncoderSpec, flag_model_settings
 
-PATH_OR_ID = "PATH_OR_ID"
-"""Stands in a card for the folder, or for the repository that it is pushed to."""
 WORDS: dict[str, str] = {"dense": "dense", "sparse": "sparse", "multi_vector": "multi-vector"}
 """Heads as they are called in sentences."""
 _LAYERS = {"sparse": "sparse_linear", "multi_vector": "colbert_linear"}

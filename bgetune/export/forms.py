@@ -6,7 +6,6 @@ and no number is changed.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from bgetune.config_export import ExportConfig, Form
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
 from bgetune.export.forms_card import form_card
-from bgetune.files import read_json, write_json, write_text
+from bgetune.files import link_or_copy, read_json, write_json, write_text
 from bgetune.head_files import HEADS_FILE
 
 FORM_FOLDERS: dict[Form, str] = {
@@ -96,16 +95,9 @@ def _share(main: Path, folder: Path) -> None:
     for path in sorted(main.iterdir()):
         if path.is_file() and path.name not in _OF_MAIN and not path.name.startswith("."):
             if path.suffix in (".safetensors", ".bin"):
-                _link(path, folder / path.name)
+                link_or_copy(path, folder / path.name)
             else:
                 shutil.copyfile(path, folder / path.name)
-
-
-def _link(path: Path, target: Path) -> None:
-    try:
-        os.link(path, target)
-    except OSError:  # some file systems have no hard links
-        shutil.copyfile(path, target)
 
 
 def _write_multi_vector(folder: Path, main: Path, encoder: Encoder) -> None:

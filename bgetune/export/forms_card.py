@@ -14,6 +14,7 @@ from bgetune.config_export import Form
 from bgetune.encoder import Encoder
 from bgetune.export.card_licence import is_hub_id
 from bgetune.export.card_metadata import title_of
+from bgetune.export.card_named import REPOSITORY
 from bgetune.layout import EncoderSpec
 
 _TAGS: dict[Form, list[str]] = {
@@ -126,7 +127,7 @@ def form_card(form: Form, branch: str, main: Path, encoder: Encoder, config: Job
         "What was measured, how it was made and all its heads: the folder `export` beside this one; on the Hub, the "
         "branch `main`.",
         usage(form, encoder, config),
-        f'From the Hub: `"ORG/NAME", revision="{branch}"` in place of `"PATH"`.',
+        f'From the Hub: `"{REPOSITORY}", revision="{branch}"` in place of `"PATH"`.',
         *about[form](encoder, config),
     ]
     return "\n\n".join(parts) + "\n"

@@ -12,14 +12,17 @@ from pathlib import Path
 
 from bgetune.config import JobConfig
 from bgetune.errors import UserError
+from bgetune.export.card_named import named_for
 from bgetune.export.push_failures import PushFailed
 from bgetune.export.push_hub import Commit, Hub
 from bgetune.export.push_secret import branch_name, hub_token, redacted, repository_name
-from bgetune.files import read_json, sha256_file, sha256_json, write_json
+from bgetune.files import link_or_copy, read_json, sha256_file, sha256_json, write_json, write_text
 from bgetune.run import Run
 from bgetune.stages import FORMS
 
 log = logging.getLogger("bgetune")
+
+_CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -130,16 +133,38 @@ def push(config: JobConfig, run: Run, to: Destination) -> None:
     found = folders(run, to)
     hub.make(to.private)
     message = f"{config.data.name}: export of bgetune"
-    commits = [(each, hub.commit(each.branch, each.path, each.digests, message, to.pull)) for each in found]
-    checked = _checked_before(run)
-    for folder, commit in commits:
-        record: dict[str, object] = {"repository": to.repository, "commit": commit.oid, "files": folder.digests}
-        if checked.get(folder.branch) == record:
-            log.info("push: nothing to do on branch %s: %s was fetched and compared before", folder.branch, commit.url)
-            continue
-        _compare(config, run, hub, folder, commit)
-        checked[folder.branch] = record
-        write_json(_record(run), checked)
+    with _scratch(run, ".push-named") as scratch:
+        named = [_named(each, scratch / each.path.name, to) for each in found]
+        commits = [(each, hub.commit(each.branch, each.path, each.digests, message, to.pull)) for each in named]
+        checked = _checked_before(run)
+        for folder, commit in commits:
+            record: dict[str, object] = {"repository": to.repository, "commit": commit.oid, "files": folder.digests}
+            if checked.get(folder.branch) == record:
+                log.info(
+                    "push: nothing to do on branch %s: %s was fetched and compared before", folder.branch, commit.url
+                )
+                continue
+            _compare(config, run, hub, folder, commit)
+            checked[folder.branch] = record
+            write_json(_record(run), checked)
+
+
+def _named(folder: Folder, place: Path, to: Destination) -> Folder:
+    """The folder as it goes to the Hub: the same files (hard links), and a card that names the repository."""
+    digests = {}
+    for name, digest in folder.digests.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        if name == _CARD:
+            write_text(place / name, _named_card(folder.path / name, to))
+            digests[name] = sha256_file(place / name)
+        else:
+            link_or_copy(folder.path / name, place / name)
+            digests[name] = digest
+    return Folder(place, folder.branch, digests)
+
+
+def _named_card(path: Path, to: Destination) -> str:
+    return named_for(path.read_text(encoding="utf-8"), to.repository, {form: to.branch(form) for form in FORMS})
 
 
 def _record(run: Run) -> Path:
@@ -154,12 +179,12 @@ def _checked_before(run: Run) -> dict[str, dict[str, object]]:
 def _compare(config: JobConfig, run: Run, hub: Hub, folder: Folder, commit: Commit) -> None:
     from bgetune.export.push_check import compared  # it takes seconds to import
 
-    with _scratch(run) as scratch:
+    with _scratch(run, ".push-fetched") as scratch:
         wrong = hub.fetch(commit.oid, folder.digests, scratch)
         if wrong:
             shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
             raise PushFailed(f"{commit.url}: what the Hub gives back is not what was sent: {shown}")
-        vectors = compared(folder.path, scratch, config) if folder.path == run.export else ""
+        vectors = compared(folder.path, scratch, config) if folder.path.name == run.export.name else ""
     log.info(
         "pushed: %s (%s): %s%d files fetched again, every SHA-256 is ours%s",
         commit.url,
@@ -171,9 +196,9 @@ def _compare(config: JobConfig, run: Run, hub: Hub, folder: Folder, commit: Comm
 
 
 @contextmanager
-def _scratch(run: Run) -> Iterator[Path]:
+def _scratch(run: Run, name: str) -> Iterator[Path]:
     """A folder for a while, on the disk where the export had room."""
-    path = run.root / ".push"
+    path = run.root / name
     shutil.rmtree(path, ignore_errors=True)  # of a push that was killed
     path.mkdir()
     try:
@@ -193,8 +218,8 @@ def dry_run(run: Run, to: Destination) -> None:
             size = (folder.path / name).stat().st_size
             total, count = total + size, count + 1
             print(f"{_size(size):>12}  {name}")
-    print(f"\n{count} files, {_size(total)}\n\n{run.export / 'README.md'}:\n")
-    print((run.export / "README.md").read_text(encoding="utf-8"), end="")
+    print(f"\n{count} files, {_size(total)}\n\n{run.export / _CARD}:\n")
+    print(_named_card(run.export / _CARD, to), end="")
 
 
 def _size(count: int) -> str:

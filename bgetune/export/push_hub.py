@@ -35,9 +35,10 @@ ANSWER_SECONDS = 120.0
 """Silence of a server that ends a request; the Hub's client by itself waits for ever."""
 _BIG = 10_000_000
 """Bytes from which a file is sent by itself, so that it need not be sent again when the next one breaks."""
-# What a reader would load in place of, or with, the files of the export.
+# What a reader would load in place of, or with, the files of the export; rows of data and results are not among it.
 _LOADED = re.compile(
-    r".*\.(safetensors|bin|pt|onnx|onnx_data|h5|msgpack|model|json)|(.*/)?(vocab|merges)\.txt", re.DOTALL
+    r".*\.(safetensors|bin|pt|onnx|onnx_data|h5|msgpack|model)|(.*/)?(vocab|merges)\.txt|(\d+_\w+/)?[^/]*\.json",
+    re.DOTALL,
 )
 
 
@@ -67,7 +68,6 @@ class Hub:
         self._api: HfApi = HfApi(endpoint=endpoint, token=token, library_name="bgetune", library_version=__version__)
         # a terminal shows the client's own bars, a log file lines of ours
         self._client_bars = sys.stderr.isatty() and not background
-        self._pulls: dict[str, str] | None = None
         _limit_waits()
 
     def make(self, private: bool) -> None:
@@ -108,11 +108,11 @@ class Hub:
         gone = sorted(name for name in there.keys() - digests.keys() if _LOADED.fullmatch(name))
         if not changed and not gone:
             return Commit(head, self._url(head), new=False)
-        if pull and (made := self._pull_made(digests, folder)):
+        if pull and (made := self._pull_made(digests, folder, message)):
             return made
         for name in gone:
             log.info("push: %s is not among the files, removed from %s", name, branch)
-        additions = self._send(changed, folder, branch, pull)
+        additions = self._send(changed, folder, branch, pull) if changed else []
         done = self._api.create_commit(
             self.repository,
             [*additions, *(CommitOperationDelete(path_in_repo=name) for name in gone)],
@@ -121,7 +121,7 @@ class Hub:
             parent_commit=head,
             create_pr=pull,
         )
-        return Commit(done.oid, done.pr_url or self._url(done.oid), new=True)
+        return Commit(done.oid, self._pull_url(done.pr_num) if pull else self._url(done.oid), new=True)
 
     def _head(self, branch: str) -> str:
         from huggingface_hub.errors import RevisionNotFoundError
@@ -145,17 +145,18 @@ class Hub:
         files = [each for each in listed if isinstance(each, RepoFile)]
         return {each.path: ("sha256", each.lfs.sha256) if each.lfs else ("git", each.blob_id) for each in files}
 
-    def _pull_made(self, digests: Mapping[str, str], folder: Path) -> Commit | None:
-        """A pull request that an earlier try of this push has opened without hearing so."""
-        references = self._api.list_repo_refs(self.repository, include_pull_requests=True).pull_requests or []
-        pulls = {each.ref: each.target_commit for each in references}
-        if self._pulls is None:
-            self._pulls = pulls
-        for reference in sorted(pulls.keys() - self._pulls.keys()):
-            there = self._tree(pulls[reference])
+    def _pull_made(self, digests: Mapping[str, str], folder: Path, message: str) -> Commit | None:
+        """A pull request with these files that is open: of an earlier push, or of a try that has not heard of it."""
+        found = self._api.get_repo_discussions(
+            self.repository, discussion_type="pull_request", discussion_status="open"
+        )
+        for each in found:
+            if each.title != message or each.git_reference is None:
+                continue
+            head = self._head(each.git_reference)
+            there = self._tree(head)
             if all(_same(folder / name, digest, there.get(name)) for name, digest in digests.items()):
-                url = f"{self._base()}/discussions/{reference.rpartition('/')[2]}"
-                return Commit(pulls[reference], url, new=True)
+                return Commit(head, self._pull_url(each.num), new=False)
         return None
 
     def _send(self, names: list[str], folder: Path, branch: str, pull: bool) -> list[CommitOperationAdd]:
@@ -193,6 +194,9 @@ class Hub:
 
     def _base(self) -> str:
         return redacted(f"{self._api.endpoint}/{self.repository}", self._token)
+
+    def _pull_url(self, number: int | None) -> str:
+        return f"{self._base()}/discussions/{number}"
 
     def _url(self, commit: str) -> str:
         return f"{self._base()}/commit/{commit}"
