@@ -34,7 +34,7 @@ from bgetune.errors import UserError, exit_code
 from bgetune.export.forms import FORM_FOLDERS, forms_of, write_form
 from bgetune.export.onnx import write_onnx
 from bgetune.export.reading import Read, Reader, our_read
-from bgetune.export.texts import SAMPLE, texts_in
+from bgetune.export.texts import SAMPLE, own_texts, texts_in
 from bgetune.export.verified import LIMITS, READERS, verify
 from bgetune.export.verify import folder_named
 from bgetune.files import atomic_folder, read_json, write_json, write_text
@@ -168,17 +168,25 @@ def _run(words: Sequence[str]) -> None:
         raise UserError(f"{' '.join(words[:4])} ... failed: " + "\n".join(lines[-20:]))
 
 
+def _drawn(sets: Sequence[Path], count: int) -> list[str]:
+    """So many texts, evenly out of all sets: passages and test queries in turn, drawn by their hash."""
+    each = -(-count // max(1, len(sets)))
+    return [text for path in sets for text in own_texts(path, ExportConfig(verify_texts=each))[:each]][:count]
+
+
 # -- the page
 
 
-def page(found: dict[str, dict[str, Any]], texts: int) -> str:
+def page(found: dict[str, dict[str, Any]], texts: int, sets: Sequence[str]) -> str:
     """docs/readers.md from what each environment gave."""
+    drawn = f" (half of them out of {', '.join(sets)})" if sets else ""
     lines = [
         "# Readers, oldest and newest",
         "",
         "Made by `python scripts/reader_versions.py`: one environment wrote the exports and kept its vectors of",
-        f"{texts} texts, two others read them; each figure is the largest difference from what was kept. `oldest` has",
-        "each package at the lower bound of `pyproject.toml`, `newest` what pip resolved. Weights are fp32: the limit",
+        f"{texts} texts{drawn}, two others read them;",
+        "each figure is the largest difference from what was kept. `oldest` has each package at the lower bound of",
+        "`pyproject.toml`, `newest` what pip resolved. Weights are fp32: the limit",
         "is 1e-5, and 1e-4 through ONNX; of `onnxruntime int8` the figure is a cosine, and the limit .99.",
         "",
         f"| package | {' | '.join(found)} |",
@@ -215,13 +223,17 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "readers.md", help="page to write")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "reader_versions", help="exports and environments")
     parser.add_argument("--texts", type=Path, help="more texts, one a line, besides bgetune's own hundred")
+    parser.add_argument(
+        "--sets", type=Path, nargs="*", default=[], help="BEIR folders, of which another hundred is drawn"
+    )
     parser.add_argument("--read", type=Path, metavar="RESULT", help="used by the program itself, in an environment")
     options = parser.parse_args(words)
     work = options.work.resolve()
     if options.read is not None:
         read_exports(work, options.read)
         return 0
-    texts = list(dict.fromkeys((*SAMPLE, *(texts_in(options.texts) if options.texts else ()))))
+    own = [*(texts_in(options.texts) if options.texts else ()), *_drawn(options.sets, 100)]
+    texts = list(dict.fromkeys((*SAMPLE, *own)))
     write_json(work / "texts.json", texts)
     write_exports(work, texts)
     found = {}
@@ -230,7 +242,7 @@ def main(words: Sequence[str] | None = None) -> int:
         result = work / f"{which}.json"
         _run([str(python), __file__, "--work", str(work), "--read", str(result)])
         found[which] = read_json(result)
-    write_text(options.output, page(found, len(texts)))
+    write_text(options.output, page(found, len(texts), [path.name for path in options.sets]))
     print(f"wrote {options.output}")
     rows = [row for each in found.values() for of_model in each["models"].values() for row in of_model]
     return 1 if any(row["verdict"] == "FAILED" for row in rows) else 0

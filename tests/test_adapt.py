@@ -185,3 +185,24 @@ def test_a_stage_ended_by_a_signal_is_said(copy, monkeypatch, capsys):
     monkeypatch.setattr("bgetune.adapt.subprocess.Popen", lambda command, **_: SimpleNamespace(wait=lambda: -9))
     assert main(["adapt", *copy.words]) == 2
     assert "mine: ended by signal 9; if that was for want of memory" in capsys.readouterr().err
+
+
+def test_a_push_is_asked_for_again_and_its_token_before_anything_else(copy, monkeypatch, capsys):
+    pushed: list[list[str]] = []
+
+    class Child:
+        def __init__(self, command: list[str], **_: Any) -> None:
+            pushed.append(command)
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr("bgetune.adapt.subprocess.Popen", Child)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    shutil.rmtree(copy.run.root / "mined")
+    assert main(["adapt", *copy.words, "--hub.repo", "org/clinic"]) == 2
+    assert "hub.repo: there is no token" in capsys.readouterr().err
+    assert pushed == []
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "a-token")
+    assert main(["adapt", *copy.words, "--hub.repo", "org/clinic"]) == 0
+    assert [command[1:4] for command in pushed][-1] == ["-m", "bgetune.cli", "export"]

@@ -162,6 +162,9 @@ def test_half_precision(tmp_path, dtype, torch_dtype):
     np.testing.assert_allclose(found.astype(np.float32), ours(job, PASSAGES, "passage"), atol=5e-2)
 
 
+ANOTHER = "another version of it may read the folder right"
+
+
 def off_by(wrong: float) -> Reader:
     """A reader that gives our vectors, with one number changed."""
 
@@ -181,20 +184,38 @@ def crash(_folder: Path, _encoder: Encoder, _texts: Sequence[str]) -> Read:
 @pytest.mark.parametrize(
     ("reader", "line"),
     [
-        (off_by(1e-3), r"what stranger \(dense\) gives differs from ours by (1.00|9.99)e-0[34], over 1e-05"),
-        (off_by(float("nan")), r"what stranger \(dense\) gives differs from ours by nan, over 1e-05"),
-        (replace(off_by(0), read=crash), "stranger cannot read the folder: ValueError: no such layer"),
+        (
+            off_by(1e-3),
+            rf"what stranger \(dense\) gives differs from ours by (1.00|9.99)e-0[34], over 1e-05; {ANOTHER}",
+        ),
+        (off_by(float("nan")), rf"what stranger \(dense\) gives differs from ours by nan, over 1e-05; {ANOTHER}"),
+        (replace(off_by(0), read=crash), f"stranger cannot read the folder: ValueError: no such layer; {ANOTHER}"),
+        (
+            replace(off_by(0.9), by_cosine=True),
+            r"what stranger \(dense\) gives has a cosine of 0.\d+ to ours, under .99; leave int8 out of export.onnx",
+        ),
     ],
-    ids=["off", "nan", "crash"],
+    ids=["off", "nan", "crash", "cosine"],
 )
 def test_a_reader_with_other_vectors_stops_the_export(tmp_path, monkeypatch, capsys, reader, line):
     monkeypatch.setattr(stage, "READERS", (off_by(0), reader))
     job = measured(tmp_path)
     assert main(["export", *job.words]) == 2
-    assert re.fullmatch(rf"error: export: {line}; another version of it may read the folder right", only_error(capsys))
+    assert re.fullmatch(rf"error: export: {line}", only_error(capsys))
     assert not job.run.export.exists()
     assert not list(job.run.root.glob(".export*"))
     assert not job.run.manifest("export").exists()
+
+
+def test_graphs_are_written_checked_and_recorded(tmp_path):
+    job = exported(tmp_path, onnx=["fp32", "int8"])
+    graphs = job.run.export / "onnx"
+    assert sorted(path.name for path in graphs.iterdir()) == ["embeddings.onnx", "embeddings_int8.onnx"]
+    recorded = read_json(job.run.export / "bgetune.json")["readers"]
+    whole, eight = recorded["onnxruntime"], recorded["onnxruntime int8"]
+    assert 0 < whole["heads"]["dense"] <= 1e-5 < whole["limit"] == 1e-4
+    assert 0 < eight["heads"]["dense"] <= eight["limit"] == 0.01
+    assert (whole["measure"], eight["measure"]) == ("largest difference", "1 - cosine")
 
 
 def test_a_model_that_is_not_written_as_it_was_stops_the_export(tmp_path, monkeypatch, capsys):

@@ -78,8 +78,10 @@ def _say(verified: Verified) -> None:
     for sentence in verified.left_out:
         log.info("export: %s", sentence)
     if verified.failed:
-        more = f" ({len(verified.failed) - 1} more failed)" if len(verified.failed) > 1 else ""
-        raise UserError(f"export: {told(verified.failed[0])}{more}; another version of it may read the folder right")
+        first, count = verified.failed[0], len(verified.failed)
+        more = f" ({count - 1} more failed)" if count > 1 else ""
+        rule = "leave int8 out of export.onnx" if first.by_cosine else "another version of it may read the folder right"
+        raise UserError(f"export: {told(first)}{more}; {rule}")
 
 
 @contextmanager
