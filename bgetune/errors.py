@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import logging
 import os
@@ -9,12 +10,22 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import NoReturn
 
 from bgetune.progress import BarHandler
 
 
 class UserError(Exception):
     """A mistake the user can mend. The message names the option or file:line, the value, and what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a mistake by raising UserError, never by printing usage and exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        hint = did_you_mean(unknown[1], self._option_string_actions) if unknown else ""
+        raise UserError(f"{self.prog}: {message}{hint}; --help shows the options")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -64,7 +75,17 @@ def explain_os_error(error: Exception) -> str | None:
 def exit_code(program: Callable[[], int | None]) -> int:
     """Run a program; turn a user's mistake into one line and 2, an interrupt into 130."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[BarHandler()])
-    for noisy in ("httpx", "httpcore", "huggingface_hub", "datasets", "bm25s", "faiss", "sentence_transformers"):
+    for noisy in (
+        "httpx",
+        "httpx2",
+        "httpcore",
+        "httpcore2",
+        "huggingface_hub",
+        "datasets",
+        "bm25s",
+        "faiss",
+        "sentence_transformers",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return program() or 0

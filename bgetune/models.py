@@ -58,6 +58,8 @@ def _folder(config: ModelConfig) -> Path:
         if not (path / "config.json").is_file():
             raise UserError(f"model.name_or_path: {path} holds no config.json, so it is not a model folder")
         return path
+    if path.is_file():
+        raise UserError(f"model.name_or_path: {path} is a file; name the model's folder")
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(f"model.name_or_path: {name!r} is no folder here and no Hub id (ORG/NAME)")
     return _hub_folder(name, config.revision)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from bgetune.config import JobConfig
 from bgetune.config_data import SourceConfig
 from bgetune.data import write_retrieval_set
-from bgetune.errors import UserError, did_you_mean, exit_code
+from bgetune.errors import Parser, UserError, did_you_mean, exit_code
 from bgetune.files import atomic_folder
 from bgetune.run import Run
 from bgetune.stage_program import run_stage
@@ -37,13 +35,6 @@ docs/data_prep.md for what can be chosen.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a mistake by raising UserError, never by printing usage and exiting."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; --help shows the options")
-
-
 def _prepare(config: JobConfig, run: Run) -> None:
     from .prepare import prepare
 
@@ -60,7 +51,7 @@ def _harvest(argv: Sequence[str], called: str) -> None:
     from .harvest import harvest
     from .prepare import describe
 
-    parser = _Parser(prog=f"{called} harvest", description="Installed code as a BEIR folder.")
+    parser = Parser(prog=f"{called} harvest", description="Installed code as a BEIR folder.")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument("--packages", nargs="+", default=["stdlib"], help="`stdlib` (default) or installed packages")
     parser.add_argument("--max-pairs", type=int, help="keep at most this many functions (the first by hash)")
@@ -91,7 +82,7 @@ def _refuse_foreign_files(folder: Path) -> None:
 def _validate(argv: Sequence[str], called: str) -> int:
     from .validate import KINDS, validate
 
-    parser = _Parser(prog=f"{called} validate", description="Name everything that is wrong, or count.")
+    parser = Parser(prog=f"{called} validate", description="Name everything that is wrong, or count.")
     parser.add_argument("path", type=Path, help="a BEIR folder or one of its files, a training JSONL, documents, a job")
     parser.add_argument(
         "--kind", choices=sorted(KINDS), help="what it is, where that cannot be told from its first line"

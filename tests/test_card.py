@@ -187,7 +187,7 @@ def test_the_card_of_an_export_with_onnx(m3: Export) -> None:
     """The snippet itself is run by tests/test_onnx.py, which has a graph."""
     one = m3.again(export=ExportConfig(onnx=("fp32", "int8")))
     assert "`onnx/embeddings.onnx` (fp32) and `onnx/embeddings_int8.onnx` (int8)." in one.words
-    assert "`hf download org/x --local-dir PATH`" in named_for(one.card, "org/x")
+    assert "`hf download org/x --local-dir PATH`" in named_for(one.card, "org/x", {})
     assert onnx_usage(one.encoder) in one.card
     eight = snippets(m3.again(export=ExportConfig(onnx=("int8",))))["Tokenizer"]
     assert "PATH/onnx/embeddings_int8.onnx" in eight
@@ -230,8 +230,12 @@ def test_snippets_of_other_poolings_and_similarities(
 
 
 def test_a_pushed_card_names_its_repository(m3: Export) -> None:
-    card = named_for(m3.card, "org/clinic-bge")
+    assert "`PATH_OR_ID` stands for the path of this folder." in m3.card
+    card = named_for(m3.card, "org/clinic-bge", {name: name.removeprefix("export-") for name in FORM_FOLDERS.values()})
     assert PATH_OR_ID not in card
+    assert "stands for the path" not in card
+    assert "This is the branch" not in card
+    assert 'pass `revision="v1"`' in named_for(m3.card, "org/clinic-bge", {}, "v1")
     assert 'SentenceTransformer("org/clinic-bge")' in card
     assert 'MultiVectorEncoder("org/clinic-bge", revision="multi-vector")' in card
     assert "vllm serve org/clinic-bge" in card
@@ -408,10 +412,11 @@ def test_the_card_says_what_was_measured_and_how(m3: Export) -> None:
 
 
 def test_the_configuration_in_it_holds_no_password(m3: Export) -> None:
-    synthesize = replace(m3.config.synthesize, url="https://me:hf_secret@llm.example/v1")
+    synthesize = replace(m3.config.synthesize, url="https://me:hf_secret@llm.example/v1?api-key=k3y")
     card = m3.again(synthesize=synthesize).card
     assert "hf_secret" not in card
-    assert "url: https://***@llm.example/v1" in card
+    assert re.search(r"^ *url: https://\*\*\*@llm\.example/v1\?\*\*\*$", card, re.MULTILINE)
+    assert "k3y" not in card
 
 
 def test_the_card_of_three_heads(m3: Export) -> None:

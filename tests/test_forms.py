@@ -24,6 +24,7 @@ from bgetune.config import HEADS, JobConfig, LoraConfig, ModelConfig, TrainConfi
 from bgetune.config_export import ExportConfig, Form
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
+from bgetune.export.card_named import form_named_for
 from bgetune.export.forms import FORM_FOLDERS, branch_of, forms_of, write_form
 from bgetune.export.forms_card import usage
 from bgetune.export.forms_lexical import LexicalWeights
@@ -305,15 +306,11 @@ def test_cards_pass_on_the_licence_and_hide_no_code(m3: Exported, adapted: Expor
         head = yaml.safe_load(text.split("---\n")[1])
         assert (head["license"], head["base_model"]) == ("mit", "a/b")
         assert head["library_name"] == ("peft" if form == "adapter" else "sentence-transformers")
-        assert f'"ORG/NAME", revision="{branch_of(form)}"' in text  # type: ignore[arg-type]
+        pushed = form_named_for(text, "me/x", branch_of(form))  # type: ignore[arg-type]
+        assert f'"me/x", revision="{branch_of(form)}"' in pushed  # type: ignore[arg-type]
     assert "trust_remote_code" in (m3.form("sparse_encoder") / "README.md").read_text()
     assert "divided by the number of the query's tokens" in (m3.form("multi_vector_encoder") / "README.md").read_text()
     assert "more than one CLS" not in (m3.form("sparse_encoder") / "README.md").read_text()
-
-
-def test_usage_from_the_hub(m3: Exported) -> None:
-    text = usage("sparse_encoder", m3.encoder, m3.config, "ORG/NAME", "sparse")
-    assert 'SparseEncoder("ORG/NAME", revision="sparse", trust_remote_code=True)' in text
 
 
 def test_which_forms_there_are(m3: Exported, adapted: Exported, tmp_path: Path) -> None:

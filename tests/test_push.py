@@ -28,8 +28,9 @@ from tests import jobs, tiny
 from tests.hub_server import TOKEN, FakeHub, Fault, Stored, nothing_tells_the_token, served
 from tests.jobs import only_error
 
-CARD = "---\nlicense: mit\n---\n# A tuned model\nModel(\"PATH_OR_ID\")\n"
+CARD = '---\nlicense: mit\n---\n# A tuned model\nModel("PATH_OR_ID")\n'
 REPO = "org/bge-clinic"
+_SECRET = "--push: its value (not repeated: it may be a secret) is no repository; write ORG/NAME"
 TITLE = "clinic: export of bgetune"
 
 
@@ -104,7 +105,7 @@ def local(folder: Path) -> dict[str, bytes]:
 
 def is_complete(hub: FakeHub, run: Run, branch: str = "main", folder: str = "export") -> bool:
     there = hub.repos[REPO].files(branch) if REPO in hub.repos else {}
-    named = {"README.md": CARD.replace("PATH_OR_ID", REPO).encode()}
+    named = {"README.md": (CARD if folder != "export" else CARD.replace("PATH_OR_ID", REPO)).encode()}
     expected = {**local(run.root / folder), **named}
     return {name: there.get(name) for name in expected} == expected
 
@@ -279,6 +280,12 @@ def test_a_pull_request_changes_no_branch_and_is_opened_once(run, config, hub, c
     assert (code, line) == (2, "--revision: org/bge-clinic has no refs/pr/7; open one with --pr")
 
 
+def test_an_empty_name_is_no_silence(run, hub, capsys):
+    assert main(["export", str(run.root), "--push", ""]) == 2
+    assert "--push" in only_error(capsys)
+    assert not hub.calls
+
+
 def test_private(run, config, hub):
     assert pushed(config, run, private=True) == (0, "")
     assert hub.repos[REPO].private
@@ -316,11 +323,11 @@ def test_dry_run_lists_files_and_card_and_asks_nobody(run, hub, capsys, monkeypa
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("bge-clinic", "--push: what is there is no repository; write ORG/NAME"),
+        ("bge-clinic", _SECRET),
         ("org/a b", "--push: 'org/a b' is no repository; write ORG/NAME"),
-        (f"https://me:{TOKEN}@huggingface.co/org/x", "--push: what is there is no repository"),
-        (TOKEN, "--push: what is there is no repository"),
-        (f"org/{TOKEN}", "--push: what is there is no repository"),
+        (f"https://me:{TOKEN}@huggingface.co/org/x", _SECRET),
+        (TOKEN, _SECRET),
+        (f"org/{TOKEN}", _SECRET),
     ],
 )
 def test_no_names_of_repositories(config, name, says):
@@ -348,7 +355,7 @@ def test_options_that_make_no_sense(config, options, says):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--push", f"org/{TOKEN}"], "--push: what is there is no repository"),
+        (["--push", f"org/{TOKEN}"], _SECRET),
         (["--dry-run"], "--dry-run: nothing is pushed; name a repository"),
         (["--push"], "bgetune export: argument --push: expected one argument"),
         (["--push", REPO, "--config", "c.yaml"], "and --config; name the job's folder or its file, not both"),

@@ -25,6 +25,7 @@ from bgetune.encoder import Encoder
 from bgetune.index import command, qdrant
 from bgetune.index.qdrant_check import difference
 from bgetune.index.qdrant_snippet import snippet
+from bgetune.locks import held
 from bgetune.named_models import named_model
 from bgetune.search import EncodedSet, as_results, ensemble_weights, rankings
 from tests import jobs, tiny
@@ -168,6 +169,9 @@ def test_a_job_its_corpus_its_questions_and_a_changed_model(
     points, _ = server.local.scroll("run", limit=1)
     assert points[0].payload is not None
     assert points[0].payload["set"] == "clinic"
+    with held(job.run.root / ".lock"):
+        assert main(["index", root, "--qdrant", server.url]) == 2
+    assert "error: RUN: a job is running in" in jobs.only_error(capsys)
     tiny.model(job.run.best, seed=1)
     again = indexed(capsys, root, "--qdrant", server.url)
     assert re.search(rf"^run: stands for run-[0-9a-f]{{12}} with 60 passages now, instead of {first[1]}$", again, re.M)
@@ -266,6 +270,15 @@ def test_a_mistake_is_one_line(name: str, place: Path, capsys: pytest.CaptureFix
     error = jobs.only_error(capsys)
     assert re.match(f"error: {told}", error), error
     assert "secret" not in error
+
+
+def test_a_folder_of_something_else_and_a_misspelt_option(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["index", "--model", "model", "--corpus", "clinic", "--qdrant"]
+    assert main([*words, "clinic"]) == 2
+    assert "clinic holds something else than a Qdrant of local mode" in jobs.only_error(capsys)
+    assert main([*words, "db", "--collecton", "x"]) == 2
+    assert 'did you mean "--collection"?' in jobs.only_error(capsys)
+    assert not Path("db").exists()
 
 
 def test_a_folder_that_another_holds(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

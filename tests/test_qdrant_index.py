@@ -107,6 +107,17 @@ def test_what_is_written_and_that_it_is_written_once(server: QdrantServer) -> No
     assert len(server.requests) - before <= 12
 
 
+def test_long_texts_travel_in_smaller_requests(server: QdrantServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = Texts(CORPUS.ids, ["letters " * (1000 if i == 3 else 1) for i in range(SIZE)])
+    passages, payload = content(0, ("dense",)).passages, qdrant_write.payload_of(corpus)
+    monkeypatch.setattr(qdrant_write, "_NUMBERS", 1000)
+    with connected(server.url, "--qdrant") as client:
+        qdrant_write.create_collection(client, "x", passages, "cosine")
+        qdrant_write.write_points(client, "x", corpus, passages, np.arange(SIZE), payload, "")
+    sent = [len(body["points"]) for body, each in zip(server.bodies, server.requests, strict=True) if "/points" in each]
+    assert sent == [3, 1, SIZE - 4]
+
+
 def test_dense_alone_and_quantized(server: QdrantServer) -> None:
     with connected(server.url, "--qdrant") as client:
         target = Target("docs", storage=Storage("scalar", on_disk=True))

@@ -84,7 +84,7 @@ def test_a_model_in_every_reader(m3: Path, tmp_path: Path, capsys: Any) -> None:
         assert reader.name in out
     # FlagEmbedding gives words their weights where a text writes out <mask>, and takes the first token alone for CLS
     notes = {row["reader"]: row["why"] for row in found["rows"] if row["verdict"] == "ok"}
-    assert notes["FlagEmbedding BGEM3FlagModel"] == "special tokens are written out in 1: left aside"
+    assert notes["FlagEmbedding BGEM3FlagModel"] == "without 1 text that spells out special tokens"
     assert notes["transformers"] == ""
 
 
@@ -329,3 +329,22 @@ def test_ours_are_one_at_a_time(encoder: Encoder) -> None:
     taken = found.take([2, 0])
     assert [len(each) for each in taken.multi_vector or ()] == [4, 3]
     np.testing.assert_array_equal(taken.dense, np.asarray(found.dense)[[2, 0]])
+
+
+def test_a_lost_head_and_a_lost_tokenizer_are_told(tmp_path, capsys):
+    export = tiny.m3(tmp_path / "export")
+    write_json(export / "bgetune.json", {"readers": {"x": {"heads": {"dense": 0.0, "sparse": 0.0}}}})
+    (export / "sparse_linear.pt").unlink()
+    assert main(["verify", str(export)]) == 2
+    assert "was exported with a sparse head (bgetune.json), and their weights are gone" in only_error(capsys)
+    bare = tiny.m3(tmp_path / "bare")
+    for path in bare.glob("tokenizer*"):
+        path.unlink()
+    assert main(["verify", str(bare)]) == 2
+    assert "holds no tokenizer" in only_error(capsys)
+
+
+def test_a_file_is_no_folder(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("x")
+    assert main(["verify", str(tmp_path / "a.txt")]) == 2
+    assert "is a file; name the model's folder" in only_error(capsys)

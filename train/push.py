@@ -23,8 +23,8 @@ log = logging.getLogger("bgetune")
 
 BRANCH = "checkpoints"
 _SNAPSHOTS = ".pushing"
-# what a checkpoint has besides the model
-_NOT_PUSHED = ("optimizer.safetensors", "training.safetensors", "progress.json")
+# what a checkpoint has besides the model; the adapter, merged in it, names the base model's folder on this machine
+_NOT_PUSHED = ("optimizer.safetensors", "training.safetensors", "progress.json", "adapter")
 
 
 class CheckpointPusher:

@@ -10,12 +10,14 @@ from pathlib import Path
 from bgetune.config import Head, JobConfig
 from bgetune.config_io import to_yaml
 from bgetune.encoder import Encoder
-from bgetune.export.card_gains import data_table, gain_tables, kept_base, merged_words
+from bgetune.export.card_gains import data_table, gain_tables, kept_base, lost_by_heads, merged_words
 from bgetune.export.card_licence import is_hub_id
 from bgetune.export.card_measured import Measured
 from bgetune.export.card_metadata import front_matter, title_of
+from bgetune.export.card_named import PLACE
 from bgetune.export.card_usage import WORDS, heads_in_words, hybrid, usage
 from bgetune.export.plot import PLOT_FILE, write_plot
+from bgetune.export.push_secret import redacted
 from bgetune.files import write_text
 
 
@@ -42,7 +44,7 @@ def model_card(config: JobConfig, encoder: Encoder, measured: Measured) -> str:
         _model(encoder),
         "## Use",
         "Each reader that was installed gave bgetune's own vectors before this folder was let out; the largest "
-        "differences are in `bgetune.json`.",
+        f"differences are in `bgetune.json`. {PLACE}",
         *usage(config, encoder, measured.forms),
         "## Data",
         data_table(report, measured.splits),
@@ -66,7 +68,10 @@ def _what_it_is(config: JobConfig, measured: Measured) -> list[str]:
         why = merged or "No checkpoint was better on dev."
         return [f"**These are the weights of {_base_link(config)}**{heads}. {why}"]
     made = f"{_base_link(config)} fine-tuned for retrieval on *{config.data.name}* with bgetune."
-    return [f"{made} {merged}".strip(), "\n".join(f"- {line}" for line in report["headline"])]
+    return [
+        f"{made} {merged}".strip(),
+        "\n".join(f"- {line}" for line in [*report["headline"], *lost_by_heads(report)]),
+    ]
 
 
 def _base_link(config: JobConfig) -> str:
@@ -78,8 +83,8 @@ def _base_link(config: JobConfig) -> str:
 
 
 def _public(config: JobConfig) -> str:
-    """The configuration without what stands for a password in an address."""
-    return re.sub(r"://[^/@\s]+@", "://***@", to_yaml(config))
+    """The configuration without what lets somebody in at an address: users, passwords, keys in its query."""
+    return re.sub(r"\S+://\S+", lambda address: redacted(address[0]), to_yaml(config))
 
 
 def _model(encoder: Encoder) -> str:

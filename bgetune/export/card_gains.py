@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bgetune.config import HEADS
+
+_SIGNIFICANT = 0.05
 METRIC = "ndcg@10"
 """What the verdicts are about."""
 
@@ -13,6 +16,18 @@ def kept_base(report: dict[str, Any]) -> bool:
     """Whether the model that the job ends with has the very weights of its base."""
     base, *_, ours = report["systems"].values()
     return base["weights"] == ours["weights"]
+
+
+def lost_by_heads(report: dict[str, Any]) -> list[str]:
+    """A sentence for each head that got worse on a set whose verdict, about another retriever, does not say so."""
+    ours = list(report["systems"])[-1]
+    lines = []
+    for name, found in report["sets"].items():
+        for head in (head for head in HEADS if head != found["decided_by"]):
+            gain = found["gains"].get(head, {}).get(ours, {}).get(METRIC)
+            if gain and gain["ci95"][1] < 0 and gain["p_holm"] < _SIGNIFICANT:
+                lines.append(f"{name}: the {head.replace('_', '-')} head by itself lost {-gain['abs']:.3f} nDCG@10")
+    return lines
 
 
 def gain_tables(report: dict[str, Any]) -> list[str]:

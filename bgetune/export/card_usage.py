@@ -58,7 +58,7 @@ def _form(form: Form, config: JobConfig, encoder: Encoder) -> list[str]:
     return [
         f"### sentence-transformers' {title}",
         f"The {head} head, in {place}.",
-        form_usage(form, encoder, config, PATH_OR_ID, branch_of(form)),
+        form_usage(form, encoder, config, f"{PATH_OR_ID}-{branch_of(form)}"),
     ]
 
 

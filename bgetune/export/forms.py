@@ -87,7 +87,7 @@ def write_form(form: Form, folder: Path, main: Path, encoder: Encoder, config: J
         _share(main, folder)
         write = _write_multi_vector if form == "multi_vector_encoder" else _write_sparse
         write(folder, main, encoder)
-    write_text(folder / "README.md", form_card(form, branch_of(form), main, encoder, config))
+    write_text(folder / "README.md", form_card(form, main, encoder, config))
 
 
 def _share(main: Path, folder: Path) -> None:

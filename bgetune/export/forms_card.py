@@ -14,7 +14,6 @@ from bgetune.config_export import Form
 from bgetune.encoder import Encoder
 from bgetune.export.card_licence import is_hub_id
 from bgetune.export.card_metadata import title_of
-from bgetune.export.card_named import REPOSITORY
 from bgetune.layout import EncoderSpec
 
 _TAGS: dict[Form, list[str]] = {
@@ -40,13 +39,13 @@ _MCLS = (
 )
 
 
-def usage(form: Form, encoder: Encoder, config: JobConfig, path: str = "PATH", revision: str | None = None) -> str:
+def usage(form: Form, encoder: Encoder, config: JobConfig, path: str = "PATH") -> str:
     """Markdown with Python that loads a form and scores a question and a passage.
 
     Args:
-        path: of the form's folder, or ORG/NAME on the Hub, where `revision` is the form's branch.
+        path: of the form's folder.
     """
-    place = f'"{path}"' + (f', revision="{revision}"' if revision else "")
+    place = f'"{path}"'
     snippets: dict[Form, Callable[[], str]] = {
         "multi_vector_encoder": lambda: _sentence_transformers("MultiVectorEncoder", place),
         "sparse_encoder": lambda: _sentence_transformers("SparseEncoder", f"{place}, trust_remote_code=True"),
@@ -104,11 +103,10 @@ def _score(spec: EncoderSpec) -> str:
     return "queries @ passages.T" if alike else "torch.nn.functional.cosine_similarity(queries, passages)"
 
 
-def form_card(form: Form, branch: str, main: Path, encoder: Encoder, config: JobConfig) -> str:
+def form_card(form: Form, main: Path, encoder: Encoder, config: JobConfig) -> str:
     """README.md of a form, with the Hub's metadata on top; licence and language are what the main card says.
 
     Args:
-        branch: on the Hub.
         main: the export that the form stands beside.
     """
     library = "peft" if form == "adapter" else "sentence-transformers"
@@ -127,7 +125,6 @@ def form_card(form: Form, branch: str, main: Path, encoder: Encoder, config: Job
         "What was measured, how it was made and all its heads: the folder `export` beside this one; on the Hub, the "
         "branch `main`.",
         usage(form, encoder, config),
-        f'From the Hub: `"{REPOSITORY}", revision="{branch}"` in place of `"PATH"`.',
         *about[form](encoder, config),
     ]
     return "\n\n".join(parts) + "\n"

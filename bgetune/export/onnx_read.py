@@ -87,7 +87,7 @@ ONNX = Reader(
     _applies("fp32"),
     _read("fp32"),
     tolerance=1e-4,
-    needs=f"onnx/{ONNX_FILES['fp32']}: export.onnx: [fp32]",
+    needs=f"onnx/{ONNX_FILES['fp32']}, which `export.onnx: [fp32]` writes",
 )
 ONNX_INT8 = Reader(
     "onnxruntime int8",
@@ -95,5 +95,5 @@ ONNX_INT8 = Reader(
     _applies("int8"),
     _read("int8"),
     by_cosine=True,
-    needs=f"onnx/{ONNX_FILES['int8']}: export.onnx: [int8]",
+    needs=f"onnx/{ONNX_FILES['int8']}, which `export.onnx: [int8]` writes",
 )

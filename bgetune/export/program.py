@@ -6,11 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from bgetune.config import JobConfig
 from bgetune.config_io import parse_job
-from bgetune.errors import UserError, exit_code
+from bgetune.errors import Parser, UserError, exit_code
 from bgetune.export.push import destination, dry_run, push
 from bgetune.export.push_failures import PushFailed
 from bgetune.export.push_secret import hub_token
@@ -46,11 +45,6 @@ Every option of the configuration: bgetune export --config C --print_config
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; --help shows the options")
-
-
 def main(words: Sequence[str]) -> int:
     """The exit code: 0; 1 after a push that did not come to its end; 2 after a user's mistake."""
     if {"-h", "--help"}.intersection(words):
@@ -62,7 +56,8 @@ def main(words: Sequence[str]) -> int:
 def _export(words: list[str]) -> int:
     options, rest = _options(words)
     of_job = _job_words(rest)
-    if not any((options.push, options.private, options.revision, options.pr, options.dry_run)) and not of_job:
+    pushes = options.push is not None or options.private or options.revision or options.pr or options.dry_run
+    if not pushes and not of_job:
         raise UserError("bgetune export: name a job's folder, or --config FILE; --help shows how")
     if "--print_config" in of_job:
         return run_stage("export", _stage, of_job, prog="bgetune export")
@@ -71,7 +66,7 @@ def _export(words: list[str]) -> int:
     if to is None and options.dry_run:
         raise UserError("--dry-run: nothing is pushed; name a repository with --push ORG/NAME or hub.repo")
     if to is not None and not options.dry_run:
-        hub_token("--push" if options.push else "hub.repo")  # before an hour's work, not after it
+        hub_token("hub.repo" if options.push is None else "--push")  # before an hour's work, not after it
     code = run_stage("export", _stage, of_job, prog="bgetune export")
     if code or to is None or rank() != 0:
         return code
@@ -95,7 +90,7 @@ def _stage(config: JobConfig, run: Run) -> None:
 
 
 def _options(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = _Parser(prog="bgetune export", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="bgetune export", add_help=False, allow_abbrev=False)
     parser.add_argument("--push")
     parser.add_argument("--private", action="store_true")
     parser.add_argument("--revision")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bgetune.config import JobConfig
 from bgetune.errors import UserError
-from bgetune.export.card_named import named_for
+from bgetune.export.card_named import form_named_for, named_for
 from bgetune.export.push_failures import PushFailed
 from bgetune.export.push_hub import Commit, Hub
 from bgetune.export.push_secret import branch_name, hub_token, redacted, repository_name
@@ -68,7 +68,7 @@ def destination(
     Raises:
         UserError: no name of a repository or a branch, or options of a push without one.
     """
-    name = repository or config.hub.repo
+    name = config.hub.repo if repository is None else repository
     if name is None:
         for option, given in (("--private", private), ("--revision", revision), ("--pr", pull)):
             if given:
@@ -78,7 +78,7 @@ def destination(
     if pull and branch != "main":
         raise UserError(f"--pr: a pull request goes to the branch main, not to {branch!r}; leave one of both out")
     return Destination(
-        repository_name(name, "--push" if repository else "hub.repo"),
+        repository_name(name, "hub.repo" if repository is None else "--push"),
         private or config.hub.private,
         branch_name(branch, "--revision" if revision else "hub.revision"),
         pull,
@@ -155,7 +155,7 @@ def _named(folder: Folder, place: Path, to: Destination) -> Folder:
     for name, digest in folder.digests.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         if name == _CARD:
-            write_text(place / name, _named_card(folder.path / name, to))
+            write_text(place / name, _named_card(folder.path, folder.branch, to))
             digests[name] = sha256_file(place / name)
         else:
             link_or_copy(folder.path / name, place / name)
@@ -163,8 +163,11 @@ def _named(folder: Folder, place: Path, to: Destination) -> Folder:
     return Folder(place, folder.branch, digests)
 
 
-def _named_card(path: Path, to: Destination) -> str:
-    return named_for(path.read_text(encoding="utf-8"), to.repository, {form: to.branch(form) for form in FORMS})
+def _named_card(folder: Path, branch: str, to: Destination) -> str:
+    card = (folder / _CARD).read_text(encoding="utf-8")
+    if folder.name in FORMS:
+        return form_named_for(card, to.repository, branch)
+    return named_for(card, to.repository, {form: to.branch(form) for form in FORMS}, to.revision)
 
 
 def _record(run: Run) -> Path:
@@ -219,7 +222,7 @@ def dry_run(run: Run, to: Destination) -> None:
             total, count = total + size, count + 1
             print(f"{_size(size):>12}  {name}")
     print(f"\n{count} files, {_size(total)}\n\n{run.export / _CARD}:\n")
-    print(_named_card(run.export / _CARD, to), end="")
+    print(_named_card(run.export, to.revision, to), end="")
 
 
 def _size(count: int) -> str:

@@ -84,7 +84,7 @@ def repository_name(name: str, option: str) -> str:
     part = r"(?!.*(--|\.\.))[A-Za-z0-9_](?:[\w.-]{0,94}[\w])?"
     good = re.fullmatch(f"{part}/{part}", name, re.ASCII) and not name.endswith((".git", ".ipynb"))
     if not good or redacted(name) != name or name == os.environ.get("HF_TOKEN"):
-        shown = "what is there" if _may_be_secret(name) else repr(name)
+        shown = "its value (not repeated: it may be a secret)" if _may_be_secret(name) else repr(name)
         raise UserError(
             f"{option}: {shown} is no repository; write ORG/NAME, such as my-org/bge-clinic, and no address"
         )

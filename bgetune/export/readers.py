@@ -55,7 +55,8 @@ def _sentence_transformers(folder: Path, encoder: Encoder, texts: Sequence[str])
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    found = model.encode(list(texts), batch_size=_BATCH, show_progress_bar=False, convert_to_numpy=True)
+    # a model of others may put a prompt before every text by default
+    found = model.encode(list(texts), prompt="", batch_size=_BATCH, show_progress_bar=False, convert_to_numpy=True)
     return Read(np.asarray(found, dtype=np.float32))
 
 

@@ -19,7 +19,7 @@ from bgetune.export.card_measured import measured_in
 from bgetune.export.forms import FORM_FOLDERS, forms_of, write_form
 from bgetune.export.reading import Reader, our_read
 from bgetune.export.texts import own_texts, texts_to_verify
-from bgetune.export.verified import LIMITS, READERS, Verified, recorded, told, verify
+from bgetune.export.verified import LIMITS, READERS, RECORD, Verified, recorded, told, verify
 from bgetune.export.verify import table_text
 from bgetune.files import atomic_folder, write_json
 from bgetune.run import Run
@@ -55,7 +55,7 @@ def export(config: JobConfig, run: Run) -> None:
         readers = (_before_it_was_written(encoder), *READERS)
         verified = verify(main, written, texts, LIMITS[config.export.dtype], readers)
         _say(verified)
-        write_json(main / "bgetune.json", recorded(verified))
+        write_json(main / RECORD, recorded(verified))
         _put_in_place(staging, run)
     log.info(
         "export: %s", ", ".join(str(run.root / name) for name in ("export", *map(FORM_FOLDERS.__getitem__, forms)))
@@ -80,14 +80,19 @@ def _say(verified: Verified) -> None:
     if verified.failed:
         first, count = verified.failed[0], len(verified.failed)
         more = f" ({count - 1} more failed)" if count > 1 else ""
-        rule = "leave int8 out of export.onnx" if first.by_cosine else "another version of it may read the folder right"
-        raise UserError(f"export: {told(first)}{more}; {rule}")
+        line = f"export: {told(first)}{more}"
+        if first.by_cosine:
+            raise UserError(f"{line}; leave int8 out of export.onnx")
+        raise UserError(f"{line}; another version of it may read the folder right")
 
 
 @contextmanager
 def _staging(run: Run) -> Iterator[Path]:
     """A folder in the job's, for the export and its forms side by side until all of them are right; then it goes."""
     folder = run.root / f".{run.export.name}.partial"
+    for old in folder.glob("old-*"):  # of a start that was killed while it put its work in place
+        if not (run.root / old.name.removeprefix("old-")).exists():
+            os.replace(old, run.root / old.name.removeprefix("old-"))
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
@@ -97,7 +102,7 @@ def _staging(run: Run) -> Iterator[Path]:
 
 
 def _put_in_place(staging: Path, run: Run) -> None:
-    """All of it, and nothing of an earlier export. A kill in between leaves no manifest: the stage is done again."""
+    """All of it, and nothing of an earlier export. A kill in between leaves what no manifest fits: it is done again."""
     for name in (run.export.name, *FORM_FOLDERS.values()):
         if (run.root / name).exists():
             os.replace(run.root / name, staging / f"old-{name}")

@@ -87,6 +87,15 @@ def verify(
     return Verified(rows, len(texts), left_out)
 
 
+def _without(aside: int) -> str:
+    """
+    >>> _without(0), _without(1), _without(2)
+    ('', 'without 1 text that spells out special tokens', 'without 2 texts that spell out special tokens')
+    """
+    texts, spell = ("text", "spells") if aside == 1 else ("texts", "spell")
+    return f"without {aside} {texts} that {spell} out special tokens" if aside else ""
+
+
 def _rows(
     reader: Reader, folder: Path, encoder: Encoder, texts: Sequence[str], plain: Sequence[int], ours: Read, limit: float
 ) -> list[Row]:
@@ -97,7 +106,7 @@ def _rows(
     if not reader.applies(folder, encoder):
         return [replace(row, verdict="does not apply", why=f"it needs {reader.needs}")]
     some = plain if reader.plain_texts else range(len(texts))
-    note = f"special tokens are written out in {len(texts) - len(some)}: left aside" if len(some) < len(texts) else ""
+    note = _without(len(texts) - len(some))
     try:
         with _quiet():
             theirs = reader.read(folder, encoder, [texts[i] for i in some])
@@ -161,6 +170,10 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+RECORD = "bgetune.json"
+"""In an export: what each reader gave when it was written."""
 
 
 def recorded(verified: Verified) -> dict[str, Any]:

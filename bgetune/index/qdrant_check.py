@@ -80,7 +80,7 @@ def check(
     """
     _check_ids(client, name, corpus)
     rows = np.sort(np.random.default_rng(config.eval.seed).permutation(len(corpus))[:_REREAD])
-    largest = _largestdifference(client, name, corpus, both.passages, rows, both.similarity)
+    largest = _largest_difference(client, name, corpus, both.passages, rows, both.similarity)
     retriever = HYBRID if len(both.heads) > 1 else both.heads[0]
     asked = min(len(questions), max(_LOCAL_PAIRS // len(corpus), 1)) if local else len(questions)
     ours = rankings(both, config, [retriever], "checking", depth=DEPTH)[retriever]
@@ -112,7 +112,7 @@ def _check_ids(client: QdrantClient, name: str, corpus: Texts) -> None:
         raise Unfinished(f"{name}: {what}; {_LEFT}")
 
 
-def _largestdifference(
+def _largest_difference(
     client: QdrantClient, name: str, corpus: Texts, encoded: Encoded, rows: np.ndarray, similarity: Similarity
 ) -> float:
     ids = {point_id(corpus.ids[row]): int(row) for row in rows}
@@ -135,6 +135,8 @@ def _vectors_differ(held: Mapping[str, Any], ours: Mapping[str, Any], similarity
     0.0
     >>> _vectors_differ({"dense": [1.0]}, {"dense": [1.0], "multi_vector": [[1.0]]}, "dot")
     inf
+    >>> _vectors_differ({"dense": [float("nan")]}, {"dense": [1.0]}, "dot")
+    nan
     """
     if set(held) != set(ours):
         return np.inf
@@ -145,7 +147,8 @@ def _vectors_differ(held: Mapping[str, Any], ours: Mapping[str, Any], similarity
             return np.inf
         if head == "dense" and similarity == "cosine":
             theirs, mine = (x / max(float(np.linalg.norm(x)), 1e-12) for x in (theirs, mine))
-        largest = max(largest, float(np.abs(theirs - mine).max() / max(float(np.abs(mine).max()), 1e-12)))
+        # numpy's, which does not lose a NaN
+        largest = float(np.maximum(largest, np.abs(theirs - mine).max() / max(float(np.abs(mine).max()), 1e-12)))
     return largest
 
 

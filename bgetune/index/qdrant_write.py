@@ -31,9 +31,9 @@ Payload = Callable[[int], dict[str, Any]]
 """From a passage's row to what is kept beside its vectors."""
 
 POINTS = 256
-"""A request holds at most so many points, and so many numbers or one point: 20 bytes each as JSON; a server takes
-32 MB."""
-_NUMBERS = 1 << 20
+"""A request holds at most so many points, and so many numbers or one point: 20 bytes each as JSON, and a text's letters
+four each; a server takes 32 MB."""
+_NUMBERS, _LETTERS = 1 << 20, 5  # letters that take a number's room
 _LOOKED_UP = 1000  # ids a request
 _LONGEST_WAIT, _BETWEEN_LOOKS = 3600.0, 0.2  # seconds
 
@@ -182,9 +182,10 @@ def write_points(
     def point(row: int) -> models.PointStruct:
         return models.PointStruct(id=point_id(corpus.ids[row]), vector=vectors_of(encoded, row), payload=payload(row))
 
+    sizes = _numbers(encoded)[rows] + np.array([len(corpus.texts[row]) // _LETTERS for row in rows], dtype=np.int64)
     done = len(corpus) - len(rows)
     with progress(len(corpus), label, "point", done) if label else tqdm(disable=True) as bar:
-        for start, end in _batches(_numbers(encoded)[rows], batch):
+        for start, end in _batches(sizes, batch):
             client.upsert(name, [point(int(row)) for row in rows[start:end]], wait=True)
             bar.update(end - start)
 
@@ -236,17 +237,17 @@ def _numbers(encoded: Encoded) -> np.ndarray:
     return counts
 
 
-def _batches(numbers: np.ndarray, most: int = POINTS) -> Iterator[tuple[int, int]]:
-    """Runs of points that one request holds, `most` of them at most.
+def _batches(sizes: np.ndarray, most: int = POINTS) -> Iterator[tuple[int, int]]:
+    """Runs of points that one request holds, `most` of them at most; `sizes`: in numbers.
 
     >>> list(_batches(np.array([700_000, 700_000, 100, 2_000_000])))
     [(0, 1), (1, 3), (3, 4)]
     """
     start, held = 0, 0
-    for end, count in enumerate(numbers.tolist()):
+    for end, count in enumerate(sizes.tolist()):
         if end > start and (held + count > _NUMBERS or end - start == most):
             yield start, end
             start, held = end, 0
         held += count
-    if len(numbers):
-        yield start, len(numbers)
+    if len(sizes):
+        yield start, len(sizes)
