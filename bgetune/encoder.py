@@ -27,6 +27,7 @@ from bgetune.representations import Representations
 
 # how a configuration was stored, not what it describes
 _NOT_OF_THE_MODEL = ("transformers_version", "dtype", "torch_dtype", "architectures")
+_NOT_OF_THE_TOKENIZER = ("backend", "is_local", "local_files_only")
 _BROKEN_WEIGHTS = (SafetensorError, pickle.UnpicklingError)
 
 
@@ -243,7 +244,7 @@ class Encoder(nn.Module):
             backend.no_padding()
         self.tokenizer.model_max_length = max(self.spec.query_max_length, self.spec.passage_max_length)
         self.tokenizer.save_pretrained(folder)
-        _name_tokenizer_class(folder / "tokenizer_config.json")
+        _tidy_tokenizer_settings(folder / "tokenizer_config.json")
         write_layout(folder, self.spec, self.width)
 
 
@@ -254,11 +255,15 @@ def _say_dtype(path: Path, dtype: torch.dtype) -> None:
     write_json(path, {**told, key: str(dtype).removeprefix("torch.")})
 
 
-def _name_tokenizer_class(path: Path) -> None:
-    """transformers 5 has a name of its own for a tokenizer without a class, which 4 does not know; both know this."""
-    told = read_json(path)
+def _tidy_tokenizer_settings(path: Path) -> None:
+    """Without how the tokenizer came here, which transformers 5 notes too: offline, the same model gave other bytes.
+
+    It also has a name of its own for a tokenizer without a class, which 4 does not know; both know the other.
+    """
+    told = {key: value for key, value in read_json(path).items() if key not in _NOT_OF_THE_TOKENIZER}
     if told.get("tokenizer_class") == "TokenizersBackend":
-        write_json(path, {**told, "tokenizer_class": "PreTrainedTokenizerFast"})
+        told["tokenizer_class"] = "PreTrainedTokenizerFast"
+    write_json(path, told)
 
 
 def _load_backbone(auto_model: Any, folder: Path, architecture: Any, trust: bool) -> Any:

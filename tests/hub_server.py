@@ -389,6 +389,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         monkeypatch.setattr(f"{module}.time", no_wait)
     monkeypatch.setattr(push_hub, "_LONGEST_WAIT", 0.01)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # CI sets it, so that no other test asks the real one
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with FakeHub() as hub:
