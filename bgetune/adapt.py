@@ -40,9 +40,7 @@ def adapt(argv: Sequence[str]) -> int:
                 f", round {round_} of {config.adapt.rounds}" if stage.in_rounds and config.adapt.rounds > 1 else ""
             )
             heading = f"[{number}/{len(steps)}] {stage.name}{in_round}"
-            # an export that holds may have been pushed only in part; the command looks at both
-            pushes = stage.name == "export" and config.hub.repo is not None
-            if not redo and not pushes and holds(stage, config, run):
+            if not redo and not stage.looks_again(config) and holds(stage, config, run):
                 log.info("%s: still holds, skipped", heading)
                 if code := keeps_limits(stage, config, run):
                     return code

@@ -32,8 +32,17 @@ def check_export(export: ExportConfig, heads: tuple[str, ...] | str, lora_rank: 
         require(lora_rank > 0, "export.forms", "adapter", "nothing trains one; set train.lora.rank")
         require(not merged, "export.forms", "adapter", "weights that merge.shares makes are no base and an adapter")
     require(len(set(export.onnx)) == len(export.onnx), "export.onnx", list(export.onnx), "name each once")
-    absent = [name for name in _ONNX_MODULES if importlib.util.find_spec(name) is None] if export.onnx else []
-    if absent:  # said now, and not after the training
+    if export.onnx:
+        refuse_without_onnx()  # now, and not after the training
+
+
+def refuse_without_onnx() -> None:
+    """
+    Raises:
+        UserError: a package that makes or runs an ONNX graph is absent.
+    """
+    absent = [name for name in _ONNX_MODULES if importlib.util.find_spec(name) is None]
+    if absent:
         raise UserError(f"export.onnx: needs {', '.join(absent)}; run pip install 'bgetune[onnx]', or leave it out")
 
 

@@ -7,7 +7,22 @@ from typing import Literal
 
 Form = Literal["multi_vector_encoder", "sparse_encoder", "adapter"]
 """A folder beside the export: of sentence-transformers' other two classes, or the LoRA adapter by itself."""
+FORM_FOLDERS: dict[Form, str] = {
+    "multi_vector_encoder": "export-multi-vector",
+    "sparse_encoder": "export-sparse",
+    "adapter": "export-adapter",
+}
+"""Where each lies, beside `export/`."""
 OnnxPrecision = Literal["fp32", "int8"]
+
+
+def branch_of(folder: str) -> str:
+    """The branch of a repository on the Hub that a form's folder goes to.
+
+    >>> branch_of("export-multi-vector")
+    'multi-vector'
+    """
+    return folder.removeprefix("export-")
 
 
 @dataclass(frozen=True)

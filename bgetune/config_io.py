@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
 import re
 import typing
@@ -145,11 +146,27 @@ class _Parser(jsonargparse.ArgumentParser):
         raise UserError(_one_line(message))
 
 
+_AddOptions = Callable[[jsonargparse.ArgumentParser], None]
+
+
+@functools.cache  # to make one takes longer than to use it
+def _parser(add_own: _AddOptions | None) -> tuple[_Parser, set[str]]:
+    """The parser of a program, and the names of the options that are its own and not the job's."""
+    parser = _Parser(exit_on_error=False, default_env=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file with the job; flags after it win.")
+    own: set[str] = set()
+    if add_own is not None:
+        add_own(parser)
+        own = {action.dest for action in parser._actions}
+    parser.add_class_arguments(JobConfig)
+    return parser, own
+
+
 def parse_job(
     argv: Sequence[str],
     prog: str,
     description: str,
-    add_own: Callable[[jsonargparse.ArgumentParser], None] | None = None,
+    add_own: _AddOptions | None = None,
     is_job: bool = True,
 ) -> tuple[JobConfig, dict[str, Any]]:
     """Read `--config FILE` and dotted overrides.
@@ -166,13 +183,8 @@ def parse_job(
     Raises:
         UserError: unknown key or option, wrong type, value out of range, missing or broken file.
     """
-    parser = _Parser(prog=prog, description=description, exit_on_error=False, default_env=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file with the job; flags after it win.")
-    own: set[str] = set()
-    if add_own is not None:
-        add_own(parser)
-        own = {action.dest for action in parser._actions}
-    parser.add_class_arguments(JobConfig)
+    parser, own = _parser(add_own)
+    parser.prog, parser.description = prog, description
     argv = [_shipped(word) for word in argv]
     for path in _config_paths(argv):
         _check_yaml(path)

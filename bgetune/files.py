@@ -73,7 +73,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def link_or_copy(path: Path, target: Path) -> None:
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield `path` as an empty folder; it goes when the block ends, and first what a killed process left there."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def link_or_copy(path: str | Path, target: str | Path) -> None:
     """The same file under a second name; a copy where the file system has no hard links."""
     try:
         os.link(path, target)
@@ -157,7 +168,17 @@ def sha256_tree(path: Path) -> str:
         return sha256_file(path)
     if not path.is_dir():
         return "absent"
-    files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return sha256_digests(tree_digests(path))
+
+
+def tree_digests(folder: Path) -> dict[str, str]:
+    """Name of each file that is not hidden, with slashes -> SHA-256; sorted as paths are, part by part."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+
+
+def sha256_digests(digests: dict[str, str]) -> str:
+    """What `sha256_tree` gives for the folder that has these `tree_digests`."""
     # a name need not be UTF-8
-    named = [(os.fsencode(p.relative_to(path)).decode("utf-8", "backslashreplace"), p) for p in files]
-    return sha256_json([[name, sha256_file(p)] for name, p in named])
+    named = [(os.fsencode(name).decode("utf-8", "backslashreplace"), digest) for name, digest in digests.items()]
+    return sha256_json(named)

@@ -34,6 +34,19 @@ class EncoderSpec:
         """What other readers are told; none of them inserts CLS tokens, and up to 256 tokens it is the same."""
         return "cls" if self.pooling == "mcls" else self.pooling
 
+    @property
+    def compared_by(self) -> Literal["product", "cosine", "euclidean"]:
+        """What scores two of its dense vectors; the cosine of vectors of length 1 is their product.
+
+        >>> EncoderSpec("cls", True, "cosine", "", "", 64, 256).compared_by
+        'product'
+        >>> EncoderSpec("cls", False, "cosine", "", "", 64, 256).compared_by
+        'cosine'
+        """
+        if self.similarity == "euclidean":
+            return "euclidean"
+        return "product" if self.normalize or self.similarity == "dot" else "cosine"
+
     def instruction(self, role: str) -> str:
         return self.query_instruction if role == "query" else self.passage_instruction
 

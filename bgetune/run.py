@@ -180,6 +180,8 @@ def _refuse_other_configuration(config: JobConfig, run: Run, update: bool) -> No
     finished = [p for p in (run.root / "manifests").glob("*.json") if not p.name.endswith(".started.json")]
     if update or not finished or not run.config_file.exists():
         return
+    if run.config_file.read_text(encoding="utf-8") == to_yaml(config):
+        return
     before, now = flatten(to_dict(load_job(run.config_file))), flatten(to_dict(config))
     options = [option for option in before.keys() | now.keys() if not option.startswith(NOTHING_MADE)]
     changed = sorted(option for option in options if before.get(option) != now.get(option))

@@ -39,7 +39,7 @@ def run_stage(
         _end_with_parent()
         words = list(sys.argv[1:] if argv is None else argv)
         description = f"{stage.name}: {stage.what}."
-        options = _add_round if stage.in_rounds else add_run_options
+        options = add_round_options if stage.in_rounds else add_run_options
         config, own = parse_job(words, prog or f"python -m {' '.join(stage.command)}", description, options)
         number = _round(own.get("round"), stage, config)
         if rank() != 0:
@@ -73,7 +73,7 @@ def keeps_limits(stage: Stage, config: JobConfig, run: Run) -> int:
     return 1 if broken else 0
 
 
-def _add_round(parser: jsonargparse.ArgumentParser) -> None:
+def add_round_options(parser: jsonargparse.ArgumentParser) -> None:
     add_run_options(parser)
     parser.add_argument("--round", type=int, help="Which of `adapt.rounds`; when absent the first that is not done.")
 

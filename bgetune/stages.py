@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from bgetune.config import HEADS, EvalConfig, JobConfig
+from bgetune.config_export import FORM_FOLDERS
 from bgetune.data import source_path
 from bgetune.files import read_json
 from bgetune.limits import broken_limits
@@ -33,6 +34,8 @@ class Stage:
     """Limits of the job's own that its work does not keep, a sentence each; it ends with exit code 1 then."""
     on_every_rank: bool = False
     """Of a launch with several processes, all do the work; else rank 0 alone, and the others end at once."""
+    looks_again: Callable[[JobConfig], bool] = lambda config: False
+    """Whether its command is started though what it left holds, and looks itself at what is still to do."""
 
 
 ENCODING = ("model", "encode_precision", "encode_batch_tokens", "encode_shard_texts", "encode_dtype")
@@ -44,10 +47,6 @@ SEARCH = ("eval.candidates", "eval.multi_vector", *_WEIGHTS)
 # what decides synthetic queries; where and how fast they are asked for does not
 _ANSWERS = ("model", "prompt", "examples", "queries_per_passage", "max_passages", "temperature", "max_tokens",
             "round_trip_rank", "seed")  # fmt: skip
-
-
-FORMS = ("export-multi-vector", "export-sparse", "export-adapter")
-"""Folders that may stand beside `export/`; named here too, because what writes them takes seconds to import."""
 
 
 _MEASURED = tuple(f"eval.{field.name}" for field in fields(EvalConfig) if f"eval.{field.name}" not in NOTHING_MADE)
@@ -143,7 +142,11 @@ STAGES: tuple[Stage, ...] = (
         what="write the folder other tools read, with its model card",
         keys=("model", "merge", "export"),
         inputs=lambda config, run: [run.final(config), run.report / "report.json", run.data(config.data.name)],
-        outputs=lambda config, run: [run.export, *(run.root / name for name in FORMS if (run.root / name).exists())],
+        outputs=lambda config, run: [
+            run.export,
+            *(run.root / name for name in FORM_FOLDERS.values() if (run.root / name).exists()),
+        ],
+        looks_again=lambda config: config.hub.repo is not None,  # it may have been pushed only in part
     ),
 )
 

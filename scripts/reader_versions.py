@@ -29,9 +29,10 @@ import torch
 from torch import nn
 
 from bgetune.config import HEADS, ExportConfig, JobConfig, ModelConfig
+from bgetune.config_export import FORM_FOLDERS
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError, exit_code
-from bgetune.export.forms import FORM_FOLDERS, forms_of, write_form
+from bgetune.export.forms import forms_of, write_form
 from bgetune.export.onnx import write_onnx
 from bgetune.export.reading import Read, Reader, our_read
 from bgetune.export.texts import SAMPLE, own_texts, texts_in

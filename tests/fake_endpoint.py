@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
-import struct
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.http_server import LocalHandler, LocalServer
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,7 @@ def says(content: Any, delay: float = 0.0) -> Reply:
 
 
 def refuses(status: int, message: str = "no", **headers: str) -> Reply:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Reply(status, json.dumps({"error": {"message": message}}).encode(), named)
+    return Reply(status, json.dumps({"error": {"message": message}}).encode(), headers)
 
 
 TOO_MANY = refuses(429, "slow down", Retry_After="0")
@@ -50,7 +47,7 @@ def two_queries(passage: str, seed: int) -> Reply:
     return says(json.dumps([f"what is said of {passage}", f"who asks for {passage} by {seed}"]))
 
 
-class FakeEndpoint:
+class FakeEndpoint(LocalServer):
     """A context: `with FakeEndpoint() as server: ... server.url`.
 
     Args:
@@ -63,25 +60,14 @@ class FakeEndpoint:
         script: dict[str, Sequence[Reply]] | None = None,
         answer: Callable[[str, int], Reply] = two_queries,
     ) -> None:
+        super().__init__(self._handler())
+        self.url += "/v1"
         self.script, self.answer = script or {}, answer
         self.calls: Counter[str] = Counter()
         """Passage -> calls; a passage is what stands after the prompt's last `Passage:`."""
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.at_once = self.most_at_once = 0
-        self._lock, self._closing = threading.Lock(), threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-
-    def __enter__(self) -> FakeEndpoint:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        self._server.shutdown()
-        self._server.server_close()
 
     def _next(self, headers: dict[str, str], asked: dict[str, Any]) -> Reply:
         passage = asked["messages"][-1]["content"].rpartition("Passage:")[2].strip()
@@ -93,16 +79,14 @@ class FakeEndpoint:
         scripted = self.script.get(passage, self.script.get("*", ()))
         return scripted[call] if call < len(scripted) else self.answer(passage, asked["seed"])
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
+    def _handler(self) -> type[LocalHandler]:
         fake = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(LocalHandler):
             def do_POST(self) -> None:
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                asked = json.loads(self.body())
                 if self.path != "/v1/chat/completions":
-                    return self.send(refuses(404, "Not Found"))
+                    return self._say(refuses(404, "Not Found"))
                 with fake._lock:
                     fake.at_once += 1
                     fake.most_at_once = max(fake.most_at_once, fake.at_once)
@@ -112,23 +96,9 @@ class FakeEndpoint:
                 finally:
                     with fake._lock:
                         fake.at_once -= 1
-                return self.send(reply)
+                return self._say(reply)
 
-            def send(self, reply: Reply) -> None:
-                try:
-                    self.send_response(reply.status)
-                    for name, value in {"Content-Type": "application/json", **reply.headers}.items():
-                        self.send_header(name, value)
-                    self.send_header("Content-Length", str(len(reply.body)))
-                    self.end_headers()
-                    self.wfile.write(reply.body[: len(reply.body) // 2] if reply.cut else reply.body)
-                    if reply.cut:  # closed with lingering off, the kernel sends a reset
-                        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                        self.close_connection = True
-                except OSError:  # the client is gone: killed, or tired of waiting
-                    self.close_connection = True
-
-            def log_message(self, *_: object) -> None:
-                pass
+            def _say(self, reply: Reply) -> None:
+                self.send(reply.status, reply.body, reply.headers, half=reply.cut)
 
         return Handler

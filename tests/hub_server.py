@@ -10,16 +10,11 @@ import base64
 import hashlib
 import json
 import re
-import socket
-import struct
-import threading
-import time
 import types
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -28,6 +23,7 @@ import pytest
 from huggingface_hub import constants
 
 from bgetune.export import push_hub
+from tests.http_server import LocalHandler, LocalServer
 
 TOKEN = "hf_TestTokenThatNobodyMaySee0123456789"
 _BIG = re.compile(r".*\.(safetensors|pt|onnx|bin)")
@@ -145,12 +141,12 @@ class Answer(Exception):
     def __init__(self, status: int, body: Any = None, code: str | None = None, **headers: str) -> None:
         self.status = status
         self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.headers = headers
         if code is not None:
-            self.headers["X-Error-Code"] = code
+            headers["X-Error-Code"] = code
 
 
-class FakeHub:
+class FakeHub(LocalServer):
     """A context: `with FakeHub() as hub: ... hub.url`.
 
     Args:
@@ -159,6 +155,7 @@ class FakeHub:
     """
 
     def __init__(self, writes: tuple[str, ...] = ("org",), part: int | None = None) -> None:
+        super().__init__(_handler(self))
         self.token, self.writes, self.part = TOKEN, writes, part
         self.repos: dict[str, Repo] = {}
         self.storage: dict[str, bytes] = {}
@@ -166,22 +163,8 @@ class FakeHub:
         self.faults: list[Fault] = []
         self.calls: Counter[str] = Counter()
         self.addresses: list[str] = []
-        self._lock = threading.RLock()
-        self._closing = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self.storage_url = f"http://localhost:{self._server.server_port}"  # another host, as the Hub's storage is
+        self.storage_url = f"http://localhost:{self.port}"  # another host, as the Hub's storage is
         self.storage_saw_token = False
-
-    def __enter__(self) -> FakeHub:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        self._server.shutdown()
-        self._server.server_close()
 
     def fault_for(self, name: str) -> Fault | None:
         with self._lock:
@@ -405,11 +388,8 @@ def nothing_tells_the_token(folder: Path, *said: str) -> None:
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
 
 
-def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # else each answer waits 40 ms for the client to acknowledge its headers
-
+def _handler(hub: FakeHub) -> type[LocalHandler]:
+    class Handler(LocalHandler):
         def _serve(self) -> None:
             parts = urlsplit(self.path)
             hub.addresses.append(self.path)
@@ -419,8 +399,8 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                     found = {key: unquote(value) for key, value in match.groupdict().items() if value is not None}
                     self._answer(name, found, parse_qs(parts.query))
                     return
-            self._body()
-            self._send(Answer(404, {"error": f"the fake has no {self.command} {self.path}"}))
+            self.body()
+            self._say(Answer(404, {"error": f"the fake has no {self.command} {self.path}"}))
 
         do_GET = do_POST = do_PUT = do_HEAD = _serve
 
@@ -428,13 +408,13 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             fault = hub.fault_for(name)
             if fault is not None and fault.cut and self.command in ("PUT", "POST"):
                 self.rfile.read(max(1, int(self.headers.get("Content-Length") or 2) // 2))
-                return self._reset()
-            body = self._body()
+                return self.reset()
+            body = self.body()
             if fault is not None and fault.delay:
                 hub._closing.wait(fault.delay)
             if fault is not None and fault.status:
                 said = f"{fault.says} {self.headers.get('Authorization')} {self.path}" if fault.echo else fault.says
-                return self._send(Answer(fault.status, {"error": said}, **fault.headers))
+                return self._say(Answer(fault.status, {"error": said}, **fault.headers))
             if fault is not None and fault.overtaken:
                 hub.overtake(found)
             try:
@@ -442,48 +422,16 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             except Answer as refused:
                 answer = refused
             if fault is not None and fault.unheard:
-                return self._reset()
+                return self.reset()
             if fault is not None and fault.garbled and answer.body:
                 answer.body = bytes([answer.body[0] ^ 1]) + answer.body[1:]
-            return self._send(answer, half=fault is not None and fault.cut)
+            return self._say(answer, half=fault is not None and fault.cut)
 
-        def _body(self) -> bytes:
-            if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            parts = []
-            while size := int(self.rfile.readline(), 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(parts)
-
-        def _send(self, answer: Answer, half: bool = False) -> None:
+        def _say(self, answer: Answer, half: bool = False) -> None:
             start = 0
             if asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
                 start, answer.status = int(asked[1]), 206
                 answer.headers["Content-Range"] = f"bytes {start}-{len(answer.body) - 1}/{len(answer.body)}"
-            content = answer.body[start:]
-            try:
-                self.send_response(answer.status)
-                for name, value in {"Content-Type": "application/json", **answer.headers}.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(content[: len(content) // 2] if half else content)
-            except OSError:  # the client is gone, tired of waiting
-                self.close_connection = True
-            if half:
-                self.wfile.flush()
-                time.sleep(0.01)  # the first half arrives; then the reset
-                self._reset()
-
-        def _reset(self) -> None:
-            # closed with lingering off, the kernel sends a reset
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.close_connection = True
-
-        def log_message(self, *_: object) -> None:
-            pass
+            self.send(answer.status, answer.body[start:], answer.headers, half)
 
     return Handler

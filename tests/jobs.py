@@ -16,9 +16,20 @@ from bgetune.cli import main
 from bgetune.config import JobConfig
 from bgetune.config_io import load_job
 from bgetune.data import read_retrieval_set
-from bgetune.run import Run, open_run
+from bgetune.run import LOCK_HELD, Run, open_run
+from bgetune.stages import Stage
 from data_prep.__main__ import main as data_prep
+from eval.__main__ import main as evaluate
 from tests import tiny
+from train.__main__ import main as train
+
+_PROGRAMS = {
+    "prepare": lambda words: data_prep(["prepare", *words]),
+    "mine": lambda words: data_prep(["mine", *words]),
+    "train": train,
+    "eval": evaluate,
+    "export": lambda words: main(["export", *words]),
+}
 
 
 class Job(NamedTuple):
@@ -76,6 +87,15 @@ def trainable(tmp_path: Path, **sections: Any) -> Job:
     return job
 
 
+def started_here(stage: Stage, run: Run, redo: bool) -> int:
+    """For `bgetune.adapt._start`: a stage in this process, since each of its own spends seconds on imports."""
+    fresh_accelerator()
+    words = ["--config", str(run.config_file), *(["--round", str(run.round)] if stage.in_rounds else [])]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(LOCK_HELD, str(run.root.resolve()))
+        return _PROGRAMS[stage.name](words + ["--force"] * redo)
+
+
 def fresh_accelerator() -> None:
     """Accelerate keeps the precision and trackers of the first run of a process; a test wants its own."""
     AcceleratorState._reset_state(True)
@@ -96,6 +116,11 @@ def hashes(folder: Path) -> dict[str, str]:
     """Every file below a folder, locks left out (they hold process ids), and the hash of its content."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, locks too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def only_error(capsys: pytest.CaptureFixture[str]) -> str:

@@ -2,7 +2,7 @@
 
 Reads a JSON list of {name, argv, moments, last} and prints {name: exit statuses}: one start for each moment, at
 which it dies, then one with `last` added to its words that may end. Children are forked from here, where torch is
-imported and nothing was computed.
+imported, the parser of options made, and nothing was computed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ import bgetune.stage_program
 import train.checkpoint
 import train.log
 import train.trainer
+from bgetune.config_io import parse_job
 from bgetune.encoder import Encoder
+from bgetune.stage_program import add_round_options
 from train.__main__ import main as train_main
 
 
@@ -140,6 +142,7 @@ def _kill_at_lines(child: int, output: Path, lines: int) -> None:
 
 if __name__ == "__main__":
     jobs = json.load(sys.stdin)
+    parse_job(jobs[0]["argv"], "", "", add_round_options)
     found = {
         job["name"]: [*(run(job["argv"], moment) for moment in job["moments"]), run(job["argv"] + job["last"], None)]
         for job in jobs

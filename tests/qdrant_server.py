@@ -7,17 +7,15 @@ client's own models.
 from __future__ import annotations
 
 import json
-import socket
-import struct
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 from qdrant_client import QdrantClient, models
+
+from tests.http_server import LocalHandler, LocalServer
 
 
 @dataclass(frozen=True)
@@ -35,10 +33,10 @@ CUT, LOST = Fault(), Fault(after=True)
 
 
 def busy(status: int, **headers: str) -> Fault:
-    return Fault(status, {name.replace("_", "-"): value for name, value in headers.items()})
+    return Fault(status, headers)
 
 
-class QdrantServer:
+class QdrantServer(LocalServer):
     """A context: `with QdrantServer() as server: ... server.url`.
 
     Args:
@@ -55,6 +53,7 @@ class QdrantServer:
         keeps_metadata: bool = True,
         status: Callable[[], str] = lambda: "green",
     ) -> None:
+        super().__init__(_handler(self))
         self.refuse, self.key, self.keeps_metadata, self.status = refuse, key, keeps_metadata, status
         self.faults = list(faults)
         self.requests: list[str] = []
@@ -63,18 +62,9 @@ class QdrantServer:
         self.written = 0
         """Points in all upserts that were carried out."""
         self.local = QdrantClient(":memory:")
-        self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> QdrantServer:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__exit__()
         self.local.close()
 
     def answer(self, method: str, path: str, body: Any, key: str | None) -> tuple[Fault | None, int, Any]:
@@ -169,31 +159,18 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list) else value
 
 
-def _handler(server: QdrantServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+def _handler(server: QdrantServer) -> type[LocalHandler]:
+    class Handler(LocalHandler):
         def _any(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else None
-            path = self.path.partition("?")[0]
+            carried, path = self.body(), self.path.partition("?")[0]
+            body = json.loads(carried) if carried else None
             fault, status, sent = server.answer(self.command, path, body, self.headers.get("api-key"))
-            if fault is not None and fault.status is None:  # closed with lingering off, the kernel sends a reset
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self.close_connection = True
-                return
-            data = json.dumps(sent).encode()
-            self.send_response(fault.status if fault and fault.status else status)
-            for name, value in (fault.headers if fault else {}).items():
-                self.send_header(name, value)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            if fault is None:
+                return self.send(status, json.dumps(sent).encode(), {})
+            if fault.status is None:
+                return self.reset()
+            return self.send(fault.status, json.dumps(sent).encode(), fault.headers)
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _any
-
-        def log_message(self, *_: object) -> None:
-            pass
 
     return Handler

@@ -19,7 +19,7 @@ from bgetune.config import JobConfig
 from bgetune.files import read_json
 from bgetune.stages import STAGES
 from data_prep.__main__ import main as data_prep
-from tests import jobs, tiny
+from tests import jobs, tiny, wheel
 from tests.jobs import Job, hashes
 
 NAMES = [stage.name for stage in STAGES if stage.wanted(JobConfig())]
@@ -27,13 +27,12 @@ NAMES = [stage.name for stage in STAGES if stage.wanted(JobConfig())]
 
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory) -> tuple[Job, list[str]]:
-    """A finished job with a guard, and what its command printed."""
+    """A finished job with a guard, and what its command printed: that of the wheel, where there is no clone."""
     top = tmp_path_factory.mktemp("adapt")
     guards = {"general": {"kind": "beir", "path": str(tiny.domain(top / "guard", seed=9))}}
     job = jobs.write(top, data={**tiny.config(top)["data"], "guards": guards})
-    command = [sys.executable, "-m", "bgetune.cli", "adapt", *job.words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    programs = wheel.environment(wheel.build(tmp_path_factory.mktemp("wheel")), tmp_path_factory.mktemp("outside"))
+    done = wheel.run(programs / "bgetune", "adapt", *job.words, cwd=top, timeout=300)
     assert "Traceback" not in done.stderr
     return job, done.stdout.splitlines()
 
@@ -52,7 +51,8 @@ def copy(adapted, tmp_path) -> Job:
 def again(job: Job, caplog: pytest.LogCaptureFixture, *options: str) -> list[str]:
     """Run it again; the stages that were not skipped."""
     caplog.clear()
-    with caplog.at_level(logging.INFO, logger="bgetune"):
+    with pytest.MonkeyPatch.context() as patched, caplog.at_level(logging.INFO, logger="bgetune"):
+        patched.setattr("bgetune.adapt._start", jobs.started_here)
         assert main(["adapt", *job.words, *options]) == 0
     skipped = [line.split("] ")[1].split(":")[0] for line in caplog.messages if "still holds, skipped" in line]
     return [name for name in NAMES if name not in skipped]

@@ -17,14 +17,14 @@ from huggingface_hub import ModelCard
 
 from bgetune.config import Head, JobConfig, LoraConfig, ModelConfig, TrainConfig
 from bgetune.config_data import SourceConfig
-from bgetune.config_export import ExportConfig, Form
+from bgetune.config_export import FORM_FOLDERS, ExportConfig, Form
 from bgetune.config_io import load_job
 from bgetune.encoder import Encoder
 from bgetune.export.card import model_card, write_card
 from bgetune.export.card_licence import base_licence
 from bgetune.export.card_measured import Measured, measured_in
 from bgetune.export.card_named import PATH_OR_ID, named_for
-from bgetune.export.forms import FORM_FOLDERS, write_form
+from bgetune.export.forms import write_form
 from bgetune.export.onnx import usage as onnx_usage
 from bgetune.export.plot import PLOT_FILE, gains_plot
 from bgetune.files import write_json, write_text

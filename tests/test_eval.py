@@ -17,6 +17,7 @@ from bgetune.run import Run, open_run
 from eval.__main__ import main
 from eval.evaluate import evaluate
 from tests import tiny
+from tests.jobs import contents
 
 
 def job(tmp_path: Path) -> tuple[Path, JobConfig, Run]:
@@ -36,10 +37,6 @@ def job(tmp_path: Path) -> tuple[Path, JobConfig, Run]:
 
 def report_of(run: Run) -> dict[str, Any]:
     return json.loads((run.report / "report.json").read_text(encoding="utf-8"))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def read_trec_run(path: Path) -> Results:

@@ -21,11 +21,11 @@ from safetensors.torch import load_file
 from sentence_transformers import MultiVectorEncoder, SparseEncoder
 
 from bgetune.config import HEADS, JobConfig, LoraConfig, ModelConfig, TrainConfig
-from bgetune.config_export import ExportConfig, Form
+from bgetune.config_export import FORM_FOLDERS, ExportConfig, Form, branch_of
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
 from bgetune.export.card_named import form_named_for
-from bgetune.export.forms import FORM_FOLDERS, branch_of, forms_of, write_form
+from bgetune.export.forms import forms_of, write_form
 from bgetune.export.forms_card import usage
 from bgetune.export.forms_lexical import LexicalWeights
 from bgetune.export.forms_read import ADAPTER, MULTI_VECTOR_ENCODER, SPARSE_ENCODER
@@ -306,8 +306,8 @@ def test_cards_pass_on_the_licence_and_hide_no_code(m3: Exported, adapted: Expor
         head = yaml.safe_load(text.split("---\n")[1])
         assert (head["license"], head["base_model"]) == ("mit", "a/b")
         assert head["library_name"] == ("peft" if form == "adapter" else "sentence-transformers")
-        pushed = form_named_for(text, "me/x", branch_of(form))  # type: ignore[arg-type]
-        assert f'"me/x", revision="{branch_of(form)}"' in pushed  # type: ignore[arg-type]
+        pushed = form_named_for(text, "me/x", branch_of(made.form(form).name))  # type: ignore[arg-type]
+        assert f'"me/x", revision="{branch_of(made.form(form).name)}"' in pushed  # type: ignore[arg-type]
     assert "trust_remote_code" in (m3.form("sparse_encoder") / "README.md").read_text()
     assert "divided by the number of the query's tokens" in (m3.form("multi_vector_encoder") / "README.md").read_text()
     assert "more than one CLS" not in (m3.form("sparse_encoder") / "README.md").read_text()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 
-from bgetune.config import JobConfig, ModelConfig
+from bgetune.config import JobConfig
 from bgetune.data import Texts
 from bgetune.encode import encode
 from bgetune.encoder import Encoder
@@ -26,6 +26,7 @@ from eval import probe_files, probes
 from eval.probe_files import PER_LABEL, ClassificationProbe, SimilarityProbe, read_probe
 from eval.probes import ProbeValues, compare_probes, measure_probe, spearman
 from tests import tiny
+from tests.test_search import load
 
 CONFIG = JobConfig(encode_precision="fp32")
 PAIRS = [
@@ -45,10 +46,6 @@ TEXTS = [
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     # random weights: the mean of all tokens' states tells a text's words, that of CLS hardly
     return load(tiny.model(tmp_path_factory.mktemp("model")), pooling="mean")
-
-
-def load(folder: Path, **options: Any) -> Encoder:
-    return Encoder.load(ModelConfig(name_or_path=str(folder), query_max_length=16, passage_max_length=32, **options))
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:

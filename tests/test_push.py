@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from bgetune import config_export
 from bgetune.cli import main
 from bgetune.config import JobConfig
 from bgetune.config_io import load_job
@@ -34,7 +35,7 @@ _SECRET = "--push: its value (not repeated: it may be a secret) is no repository
 TITLE = "clinic: export of bgetune"
 
 
-@pytest.mark.parametrize("module", [push, push_failures, push_hub, push_secret])
+@pytest.mark.parametrize("module", [config_export, push, push_failures, push_hub, push_secret])
 def test_doctests(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
@@ -417,12 +418,23 @@ def test_a_model_that_comes_back_with_other_vectors(run, config, tmp_path):
         push_check.compared(run.export, tiny.model(tmp_path / "other", seed=9), config)
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_model_that_comes_back_with_other_heads(config, tmp_path, lost):
+    all_heads = tiny.m3(tmp_path / "m3")
+    dense = shutil.copytree(all_heads, tmp_path / "dense", ignore=shutil.ignore_patterns("*_linear.pt"))
+    ours, theirs = (all_heads, dense) if lost else (dense, all_heads)
+    with pytest.raises(push_failures.PushFailed, match="has other vectors than .*, by inf"):
+        push_check.compared(ours, theirs, config)
+
+
 def test_the_hub_refuses_the_card(run, config, hub, monkeypatch):
     card = CARD.replace("mit", "no-such")
     (run.export / "README.md").write_text(card)
-    monkeypatch.setattr(push, "_tree_hash", lambda digests: push.read_json(run.manifest("export"))["outputs"]["export"])
+    monkeypatch.setattr(
+        push, "sha256_digests", lambda digests: push.read_json(run.manifest("export"))["outputs"]["export"]
+    )
     (run.root / "export-sparse").rename(run.root / "elsewhere")
-    monkeypatch.setattr(push, "FORMS", ())
+    monkeypatch.setattr(push, "FORM_FOLDERS", {})
     code, line = pushed(config, run)
     assert code == 2
     assert 'the Hub refuses the card: Invalid metadata in README.md. - "license" must be' in line

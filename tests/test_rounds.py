@@ -28,7 +28,6 @@ from data_prep.mining.choose import Chosen, Windows
 from data_prep.mining.report import write_ranks
 from data_prep.mining.rounds import is_mined_already, settle_with_round_before
 from data_prep.mining.select import Candidate
-from eval.__main__ import main as evaluate
 from eval.markdown import to_markdown
 from eval.rounds import ROUND_COLUMNS, round_rows, rounds_of
 from eval.sets import read_eval_sets
@@ -36,23 +35,7 @@ from tests import jobs
 from tests.jobs import Job, hashes, jsonl, write_jsonl
 from train.__main__ import main as train
 
-PROGRAMS = {
-    "prepare": lambda words: data_prep(["prepare", *words]),
-    "mine": lambda words: data_prep(["mine", *words]),
-    "train": train,
-    "eval": evaluate,
-    "export": lambda words: main(["export", *words]),
-}
 ALL = ["prepare", "mine 1", "train 1", "mine 2", "train 2", "eval", "export"]
-
-
-def started_here(stage: Stage, run: Run, redo: bool) -> int:
-    """A stage in this process: each of its own spends seconds on imports."""
-    jobs.fresh_accelerator()
-    words = ["--config", str(run.config_file), *(["--round", str(run.round)] if stage.in_rounds else [])]
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("BGETUNE_LOCK_HELD", str(run.root.resolve()))
-        return PROGRAMS[stage.name](words + ["--force"] * redo)
 
 
 def adapt(job: Job, caplog: pytest.LogCaptureFixture, *options: str) -> list[str]:
@@ -61,7 +44,7 @@ def adapt(job: Job, caplog: pytest.LogCaptureFixture, *options: str) -> list[str
 
     def start(stage: Stage, run: Run, redo: bool) -> int:
         done.append(f"{stage.name} {run.round}" if stage.in_rounds else stage.name)
-        return started_here(stage, run, redo)
+        return jobs.started_here(stage, run, redo)
 
     with pytest.MonkeyPatch.context() as patched, caplog.at_level(logging.INFO, logger="bgetune"):
         patched.setattr(adapt_module, "_start", start)
@@ -79,7 +62,7 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> Job:
         train={"learning_rate": 1e-2},
     )
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(adapt_module, "_start", started_here)
+        patched.setattr(adapt_module, "_start", jobs.started_here)
         assert main(["adapt", *job.words]) == 0
     return job
 

@@ -33,6 +33,7 @@ from data_prep.mining.signals import Signals, _of_part
 from data_prep.neardup import words_of
 from tests import jobs, tiny
 from tests.jobs import Job, jsonl, write_jsonl
+from tests.test_mine import mined_rows, stats_of
 from tests.test_search import Domain, by_hand, hybrid_by_hand, load
 from tests.test_teacher import write_reranker
 from train.__main__ import main as train
@@ -333,15 +334,6 @@ WIDE = {"max_share_of_positive": None, "rank_last": 60, "near_duplicate": None}
 def m3_job(tmp_path: Path, mine: dict[str, Any], **sections: Any) -> Job:
     model = {"name_or_path": str(tiny.m3(tmp_path / "m3"))}
     return jobs.prepared(tmp_path, model=model, encode_precision="fp32", encode_shard_texts=7, mine=mine, **sections)
-
-
-def mined_rows(job: Job) -> dict[str, dict[str, Any]]:
-    assert main(["mine", *job.words]) == 0
-    return {row["query_id"]: row for row in jsonl(job.run.examples)}
-
-
-def stats_of(job: Job) -> dict[str, Any]:
-    return read_json(job.run.examples.parent / "stats.json")
 
 
 def all_scores(job: Job) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ from data_prep.__main__ import main
 from data_prep.neardup import near_duplicates
 from data_prep.sources import load
 from data_prep.split import fill
+from tests.jobs import contents, write_jsonl
 
 SHARED = Path(__file__).parent.parent / ".." / "shared" / "data"
 
@@ -29,17 +30,11 @@ def texts(count: int, start: int = 0) -> list[str]:
     return [f"what does part{i} of item{i} do with thing{i}" for i in range(start, start + count)]
 
 
-def write_rows(path: Path, rows: list[dict]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def write_beir(folder: Path, splits: dict[str, list[str]]) -> Path:
     """A set in which the i-th query of all is answered by the i-th passage."""
     queries = [text for of in splits.values() for text in of]
-    write_rows(folder / "corpus.jsonl", [{"_id": f"p{i}", "text": f"answer {i}"} for i in range(len(queries))])
-    write_rows(folder / "queries.jsonl", [{"_id": f"q{i}", "text": text} for i, text in enumerate(queries)])
+    write_jsonl(folder / "corpus.jsonl", [{"_id": f"p{i}", "text": f"answer {i}"} for i in range(len(queries))])
+    write_jsonl(folder / "queries.jsonl", [{"_id": f"q{i}", "text": text} for i, text in enumerate(queries)])
     (folder / "qrels").mkdir()
     i = 0
     for split, of in splits.items():
@@ -93,7 +88,7 @@ def test_what_belongs_together_is_on_one_side(tmp_path_factory, seed):
         {"query": f"{query} {draw.choice(['', 'now', 'please'])}", "pos": [f"answer {draw.randrange(30)}"]}
         for query in (draw.choice(texts(25)) for _ in range(40))
     ]
-    source = SourceConfig(kind="flagembedding", path=str(write_rows(folder / "t.jsonl", rows)), seed=seed)
+    source = SourceConfig(kind="flagembedding", path=str(write_jsonl(folder / "t.jsonl", rows)), seed=seed)
     try:
         data = load(source, "data.domain", guard=False).data
     except UserError as error:  # all queries may hang together
@@ -119,12 +114,12 @@ def test_a_query_beyond_max_pairs_does_not_stop_the_choice(tmp_path):
     """One query with ten judgements and 30 with one: wherever the hash puts the large one, the others come in."""
     rows = [{"query": text, "pos": [f"yes {text}"]} for text in texts(30)]
     rows.append({"query": "the large one", "pos": [f"large {i}" for i in range(10)]})
-    path = str(write_rows(tmp_path / "t.jsonl", rows))
+    path = str(write_jsonl(tmp_path / "t.jsonl", rows))
     for seed in range(5):
         source = SourceConfig(kind="flagembedding", path=path, max_pairs=9, seed=seed)
         qrels = load(source, "data.domain", guard=False).data.qrels
         assert sum(len(of) for of in qrels.values()) == 9
-    write_rows(tmp_path / "t.jsonl", rows[-1:])
+    write_jsonl(tmp_path / "t.jsonl", rows[-1:])
     line = refused(SourceConfig(kind="flagembedding", path=path, max_pairs=9))
     assert line == "data.domain.max_pairs: 9 leaves no query; the one with the fewest judgements has 10"
 
@@ -174,8 +169,8 @@ def test_flagembedding_texts_become_a_corpus(tmp_path):
     rows = [{"query": text, "pos": [f"yes {text}"], "neg": ["no", f"never {text}"]} for text in texts(30)]
     rows[0] |= {"prompt": "Find: ", "pos_scores": [0.9], "neg_scores": [0.1, 0.2], "type": "ignored"}
     rows.append({"query": rows[0]["query"], "pos": ["also yes"], "neg": [f"yes {texts(1)[0]}", "no"]})
-    write_rows(tmp_path / "set" / "b.jsonl", rows[20:])
-    write_rows(tmp_path / "set" / "a.jsonl", rows[:20])
+    write_jsonl(tmp_path / "set" / "b.jsonl", rows[20:])
+    write_jsonl(tmp_path / "set" / "a.jsonl", rows[:20])
     source = SourceConfig(kind="flagembedding", path=str(tmp_path / "set"))
     loaded = load(source, "data.domain", guard=False)
     data, examples = loaded.data, loaded.given
@@ -197,7 +192,7 @@ def test_flagembedding_lines_of_one_query_are_merged(tmp_path):
     for row in rows:
         row |= {"neg": ["no", "never"], "neg_scores": [0.1, 0.2], "prompt": "Find: "}
     rows += [{"query": row["query"], "pos": ["never"], "neg": ["perhaps"], "neg_scores": [0.3]} for row in rows[:1]]
-    source = SourceConfig(kind="flagembedding", path=str(write_rows(tmp_path / "t.jsonl", rows)))
+    source = SourceConfig(kind="flagembedding", path=str(write_jsonl(tmp_path / "t.jsonl", rows)))
     # the first query must be in train to be seen
     seeds = (load(SourceConfig(**{**source.__dict__, "seed": seed}), "data.domain", False) for seed in range(20))
     merged = next(e for of in seeds for e in of.given or [] if e.query == texts(1)[0])
@@ -210,7 +205,7 @@ def test_flagembedding_ids_are_kept(tmp_path):
         {"query": text, "pos": [f"yes {i}"], "query_id": f"Q{i}", "pos_ids": [f"P{i}"]}
         for i, text in enumerate(texts(30))
     ]
-    source = SourceConfig(kind="flagembedding", path=str(write_rows(tmp_path / "t.jsonl", rows)))
+    source = SourceConfig(kind="flagembedding", path=str(write_jsonl(tmp_path / "t.jsonl", rows)))
     loaded = load(source, "data.domain", guard=False)
     assert loaded.given is None
     assert loaded.data.corpus.ids == [f"P{i}" for i in range(30)]
@@ -226,7 +221,7 @@ def test_flagembedding_ids_are_kept(tmp_path):
     ],
 )
 def test_mistakes_in_flagembedding_lines(tmp_path, row, message):
-    path = write_rows(tmp_path / "t.jsonl", [{"query": "q", "pos": ["yes"], "pos_ids": ["P"]}, row])
+    path = write_jsonl(tmp_path / "t.jsonl", [{"query": "q", "pos": ["yes"], "pos_ids": ["P"]}, row])
     assert message in refused(SourceConfig(kind="flagembedding", path=str(path)))
 
 
@@ -253,7 +248,7 @@ def write_table(path: Path, rows: list[dict]) -> Path:
     elif path.suffix == ".json":
         path.write_text(json.dumps(rows))
     elif path.suffix == ".jsonl":
-        write_rows(path, rows)
+        write_jsonl(path, rows)
     else:
         frame.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
     return path
@@ -274,8 +269,8 @@ def test_tables_are_read_with_a_column_mapping(tmp_path, suffix):
 
 def test_lists_of_texts_and_folders_of_files(tmp_path):
     rows = [{"question": text, "answer": [f"yes {text}", f"also {text}"], "wrong": None} for text in texts(20)]
-    write_rows(tmp_path / "a.jsonl", rows[:10])
-    write_rows(tmp_path / "b.jsonl", rows[10:])
+    write_jsonl(tmp_path / "a.jsonl", rows[:10])
+    write_jsonl(tmp_path / "b.jsonl", rows[10:])
     loaded = load(dataset(tmp_path, negative="wrong"), "data.domain", guard=False)
     assert len(loaded.data.corpus) == 40
     assert all(len(of) == 2 for of in loaded.data.qrels["train"].values())
@@ -288,8 +283,8 @@ def write_splits(folder: Path) -> Path:
     for split, start in (("train", 0), ("test", 20)):
         rows = [{"question": text, "answer": f"yes {text}"} for text in texts(20, start)]
         write_table(folder / "data" / f"{split}-00000-of-00001.parquet", rows)
-    write_rows(folder / ".cache" / "huggingface" / "note.json", [{"etag": 1}])
-    write_rows(folder / "dataset_infos.json", [{"default": {}}])
+    write_jsonl(folder / ".cache" / "huggingface" / "note.json", [{"etag": 1}])
+    write_jsonl(folder / "dataset_infos.json", [{"default": {}}])
     return folder
 
 
@@ -309,7 +304,7 @@ def test_a_split_that_is_not_there_is_named(tmp_path, split):
 def test_the_readme_of_a_folder_names_its_subsets(tmp_path):
     folder = write_splits(tmp_path / "set")
     write_table(folder / "other.parquet", [{"question": text, "answer": f"no {text}"} for text in texts(10, 40)])
-    write_rows(folder / "figures.json", [{"rows": 50}])
+    write_jsonl(folder / "figures.json", [{"rows": 50}])
     configs = [{"config_name": "a", "data_files": "data/test*"}, {"config_name": "b", "data_files": "other.parquet"}]
     (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
     for subset, expected in (("a", texts(20, 20)), ("b", texts(10, 40))):
@@ -337,7 +332,7 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, kind):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_beir(tmp_path / "beir", {"train": texts(20)})
     for name, (query, positive) in {"flagembedding": ("query", "pos"), "dataset": ("question", "answer")}.items():
-        write_rows(tmp_path / name / "t.jsonl", [{query: text, positive: [f"yes {text}"]} for text in texts(20)])
+        write_jsonl(tmp_path / name / "t.jsonl", [{query: text, positive: [f"yes {text}"]} for text in texts(20)])
     source = SourceConfig(kind=kind, path=f"~/{kind}", columns=COLUMNS)
     assert source_path(source) == tmp_path / kind
     assert len(load(source, "data.domain", guard=False).data.queries) == 20
@@ -366,7 +361,7 @@ def test_unknown_columns_are_named(tmp_path, columns, message):
     ],
 )
 def test_empty_texts_are_named_with_their_row(tmp_path, row, message):
-    path = write_rows(tmp_path / "t.jsonl", [{"question": "q", "answer": ["a"]}, row])
+    path = write_jsonl(tmp_path / "t.jsonl", [{"question": "q", "answer": ["a"]}, row])
     assert refused(dataset(path)).startswith(f"{path}: {message}")
 
 
@@ -406,13 +401,9 @@ def job(tmp_path: Path, data: dict) -> list[str]:
     return ["prepare", "--config", str(path)]
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
 def test_prepare_writes_every_set_and_the_same_bytes_twice(tmp_path, capsys):
     rows = [{"query": text, "pos": [f"yes {text}"], "neg": ["no"]} for text in texts(30)]
-    path = write_rows(tmp_path / "t.jsonl", rows)
+    path = write_jsonl(tmp_path / "t.jsonl", rows)
     guard = write_beir(tmp_path / "guard", {"test": texts(5, 100)})
     data = {
         "name": "toy",
@@ -421,7 +412,7 @@ def test_prepare_writes_every_set_and_the_same_bytes_twice(tmp_path, capsys):
     }
     words = job(tmp_path, data)
     assert main(words) == 0
-    first = files_of(tmp_path / "run" / "data")
+    first = contents(tmp_path / "run" / "data")
     assert set(first) == {
         *(f"toy/{name}" for name in ("corpus.jsonl", "queries.jsonl", "given.jsonl")),
         *(f"toy/qrels/{split}.tsv" for split in ("train", "dev", "test")),
@@ -431,7 +422,7 @@ def test_prepare_writes_every_set_and_the_same_bytes_twice(tmp_path, capsys):
     given = read_examples(tmp_path / "run" / "data" / "toy" / "given.jsonl")
     assert {example.query_id for example in given} == set(toy.qrels["train"])
     assert main([*words, "--force"]) == 0
-    assert files_of(tmp_path / "run" / "data") == first
+    assert contents(tmp_path / "run" / "data") == first
 
 
 def test_prepare_refuses_a_guard_that_training_sees(tmp_path, capsys):

@@ -32,6 +32,7 @@ from data_prep.mining.score_store import PairSource, read_scores, score_blocks
 from data_prep.mining.select import exceeded
 from data_prep.mining.teacher import cross_encoder, teacher_limits
 from tests import tiny
+from tests.jobs import contents
 
 BLOCK = 16
 WORDS = [*tiny.TOPICS, *tiny.WORDS]
@@ -262,10 +263,6 @@ def expected(small_blocks, tmp_path) -> tuple[np.ndarray, dict[str, bytes]]:
     scores = read_scores(source(), tmp_path / "whole", "key")
     assert scores.dtype == np.float32
     return scores, contents(tmp_path / "whole")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_scores_are_the_scorers(expected):

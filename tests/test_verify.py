@@ -16,14 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bgetune import stages
 from bgetune.cli import main
 from bgetune.config import ModelConfig
 from bgetune.config_export import ExportConfig
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
 from bgetune.export import reading, texts, verified
-from bgetune.export.forms import FORM_FOLDERS
 from bgetune.export.readers import OF_THE_FOLDER, TRANSFORMERS
 from bgetune.export.reading import Read, Reader, cosine_losses, differences, our_read
 from bgetune.export.texts import SAMPLE, own_texts, texts_in, texts_to_verify
@@ -310,10 +308,6 @@ def test_texts_of_a_file(tmp_path: Path) -> None:
     plain.write_text(" \n\n")
     with pytest.raises(UserError, match="holds no text"):
         texts_in(plain)
-
-
-def test_the_forms_are_named_once_for_the_manifest() -> None:
-    assert tuple(FORM_FOLDERS.values()) == stages.FORMS
 
 
 def test_ours_are_one_at_a_time(encoder: Encoder) -> None:

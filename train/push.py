@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from bgetune.errors import UserError
 from bgetune.export.push_failures import PushFailed
 from bgetune.export.push_hub import Hub
 from bgetune.export.push_secret import hub_token
-from bgetune.files import read_json, sha256_file
+from bgetune.files import link_or_copy, read_json, tree_digests
 from bgetune.run import Run
 
 from .ranks import rank
@@ -78,7 +77,9 @@ class CheckpointPusher:
             if self._next is not None:
                 shutil.rmtree(self._next[1], ignore_errors=True)
             try:
-                _link(folder, snapshot)
+                # a folder that is replaced leaves its files under their other names as they are
+                ignored = shutil.ignore_patterns(*_NOT_PUSHED)
+                shutil.copytree(folder, snapshot, copy_function=link_or_copy, ignore=ignored)
             except OSError as error:
                 log.warning("train: %s could not be copied for the Hub: %s", folder, error)
                 self._next = None
@@ -106,7 +107,7 @@ class CheckpointPusher:
                 if not made:
                     make(self._private)
                     made = True
-                commit = hub.commit(BRANCH, folder, _digests(folder), message)
+                commit = hub.commit(BRANCH, folder, tree_digests(folder), message)
                 log.info("train: pushed %s: %s", message, commit.url)
             except (UserError, PushFailed, OSError, RuntimeError) as error:
                 log.warning("train: %s is not on the Hub: %s; training goes on", message, error)
@@ -123,20 +124,3 @@ def _message(step: int, score: float | None) -> str:
     ('step 50, dev nDCG@10 0.6123', 'step 75')
     """
     return f"step {step}" + ("" if score is None else f", dev nDCG@10 {score:.4f}")
-
-
-def _link(folder: Path, snapshot: Path) -> None:
-    """The same files under other names: a folder that is replaced leaves them as they are."""
-
-    def link(source: str, target: str) -> None:
-        try:
-            os.link(source, target)
-        except OSError:  # a disk without hard links
-            shutil.copyfile(source, target)
-
-    shutil.copytree(folder, snapshot, copy_function=link, ignore=shutil.ignore_patterns(*_NOT_PUSHED))
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}

@@ -41,7 +41,7 @@ def base_licence(folder: Path, model: ModelConfig) -> dict[str, Any]:
 
     A card that says nothing, or `unknown`, leaves it to a licence file; without one it is `unknown`.
     """
-    told = _front_matter(folder / "README.md")
+    told = front_matter(folder / "README.md")
     licence = told.get("license")
     if isinstance(licence, list):  # the Hub allows several
         licence = [str(one) for one in licence]
@@ -60,7 +60,7 @@ def licence_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and _PASSED_ON.fullmatch(path.name))
 
 
-def _front_matter(card: Path) -> dict[str, Any]:
+def front_matter(card: Path) -> dict[str, Any]:
     """The metadata on top of a card; empty where there is none that can be read."""
     if not card.is_file():
         return {}

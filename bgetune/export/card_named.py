@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bgetune.config_export import branch_of
+
 PATH_OR_ID = "PATH_OR_ID"
 """In the snippets of a card, where the folder's path or the repository's name belongs."""
 PLACE = f"`{PATH_OR_ID}` stands for the path of this folder."
@@ -21,8 +23,7 @@ def named_for(card: str, repository: str, branches: Mapping[str, str], revision:
     'M("me/x"); S("me/x", revision="v2-sparse")'
     """
     for folder, branch in branches.items():
-        beside = f'"{PATH_OR_ID}{folder.removeprefix("export")}"'
-        card = card.replace(beside, f'"{repository}", revision="{branch}"')
+        card = card.replace(f'"{PATH_OR_ID}-{branch_of(folder)}"', f'"{repository}", revision="{branch}"')
     fetched = f"`hf download {repository} --revision {revision} --local-dir DIR`"
     other = f' This is the branch `{revision}`: pass `revision="{revision}"`, or fetch it by {fetched} and name DIR.'
     return card.replace(f" {PLACE}", "" if revision == "main" else other).replace(PATH_OR_ID, repository)

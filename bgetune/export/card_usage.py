@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from bgetune.config import HEADS, Head, JobConfig
-from bgetune.config_export import Form, OnnxPrecision
+from bgetune.config_export import FORM_FOLDERS, Form, OnnxPrecision, branch_of
 from bgetune.encoder import Encoder
 from bgetune.export.card_metadata import served_elsewhere
 from bgetune.export.card_named import PATH_OR_ID
-from bgetune.export.forms import FORM_FOLDERS, branch_of
+from bgetune.export.forms_card import POOLED, SCORES
 from bgetune.export.forms_card import usage as form_usage
 from bgetune.export.onnx import usage as onnx_usage
 from bgetune.export.onnx_read import ONNX_FILES
@@ -21,8 +21,6 @@ from bgetune.layout import EncoderSpec, flag_model_settings
 WORDS: dict[str, str] = {"dense": "dense", "sparse": "sparse", "multi_vector": "multi-vector"}
 """Heads as they are called in sentences."""
 _LAYERS = {"sparse": "sparse_linear", "multi_vector": "colbert_linear"}
-
-
 def usage(config: JobConfig, encoder: Encoder, forms: Sequence[Form] = ()) -> list[str]:
     """Headings and snippets: the folder in every library that reads it, then the folders beside it."""
     parts = ["### sentence-transformers", _sentence_transformers()]
@@ -50,7 +48,8 @@ def _onnx(precisions: Sequence[OnnxPrecision], encoder: Encoder) -> list[str]:
 
 
 def _form(form: Form, config: JobConfig, encoder: Encoder) -> list[str]:
-    place = f"the folder `{FORM_FOLDERS[form]}` beside this one; on the Hub, the branch `{branch_of(form)}`"
+    folder = FORM_FOLDERS[form]
+    place = f"the folder `{folder}` beside this one; on the Hub, the branch `{branch_of(folder)}`"
     if form == "adapter":
         return ["### peft", f"The LoRA adapter by itself is in {place}."]
     title = {"multi_vector_encoder": "MultiVectorEncoder", "sparse_encoder": "SparseEncoder"}[form]
@@ -58,7 +57,7 @@ def _form(form: Form, config: JobConfig, encoder: Encoder) -> list[str]:
     return [
         f"### sentence-transformers' {title}",
         f"The {head} head, in {place}.",
-        form_usage(form, encoder, config, f"{PATH_OR_ID}-{branch_of(form)}"),
+        form_usage(form, encoder, config, f"{PATH_OR_ID}-{branch_of(folder)}"),
     ]
 
 
@@ -101,16 +100,9 @@ print({_similarity(spec, "query", "passage")})
 
 
 def _transformers(spec: EncoderSpec) -> str:
-    pooled = {
-        "cls": "states[:, 0]",
-        "mean": "(states * mask).sum(1) / mask.sum(1)",
-        "max": "states.masked_fill(mask == 0, -torch.inf).amax(1)",
-    }[spec.pooling_elsewhere]
+    pooled = POOLED[spec.pooling_elsewhere]
     mask = '    mask = batch["attention_mask"].unsqueeze(-1)\n' if "mask" in pooled else ""
     normalized = f"torch.nn.functional.normalize({pooled}, dim=1)" if spec.normalize else pooled
-    cosine = "torch.nn.functional.cosine_similarity(queries[:, None], passages[None], dim=2)"
-    scores = {"euclidean": "-torch.cdist(queries, passages)", "dot": "queries @ passages.T"}
-    scored = scores.get(spec.similarity, "queries @ passages.T" if spec.normalize else cosine)
     return f"""```python
 import torch
 from transformers import AutoModel, AutoTokenizer
@@ -129,7 +121,7 @@ def embed(texts, max_length, instruction=""):
 
 queries = embed(["a question"], {spec.query_max_length}{_instruction(spec.query_instruction)})
 passages = embed(["a passage"], {spec.passage_max_length}{_instruction(spec.passage_instruction)})
-print({scored})
+print({SCORES[spec.compared_by]})
 ```"""
 
 
@@ -199,7 +191,7 @@ def _arguments(settings: dict[str, Any]) -> str:
 
 
 def _numpy(spec: EncoderSpec) -> str:
-    return "import numpy as np\n" if "np." in _similarity(spec, "", "") else ""
+    return "import numpy as np\n" if spec.compared_by != "product" else ""
 
 
 def _similarity(spec: EncoderSpec, query: str, passage: str) -> str:
@@ -210,9 +202,8 @@ def _similarity(spec: EncoderSpec, query: str, passage: str) -> str:
     >>> _similarity(EncoderSpec("cls", False, "cosine", "", "", 64, 256), "q", "p")
     'q @ p / (np.linalg.norm(q) * np.linalg.norm(p))'
     """
-    if spec.similarity == "euclidean":
-        return f"-np.linalg.norm({query} - {passage})"
-    product = f"{query} @ {passage}"
-    if spec.similarity == "dot" or spec.normalize:
-        return product
-    return f"{product} / (np.linalg.norm({query}) * np.linalg.norm({passage}))"
+    return {
+        "product": f"{query} @ {passage}",
+        "cosine": f"{query} @ {passage} / (np.linalg.norm({query}) * np.linalg.norm({passage}))",
+        "euclidean": f"-np.linalg.norm({query} - {passage})",
+    }[spec.compared_by]

@@ -13,19 +13,13 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from bgetune.config import Head, JobConfig
-from bgetune.config_export import ExportConfig, Form
+from bgetune.config_export import FORM_FOLDERS, ExportConfig, Form
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
 from bgetune.export.forms_card import form_card
 from bgetune.files import link_or_copy, read_json, write_json, write_text
 from bgetune.head_files import HEADS_FILE
 
-FORM_FOLDERS: dict[Form, str] = {
-    "multi_vector_encoder": "export-multi-vector",
-    "sparse_encoder": "export-sparse",
-    "adapter": "export-adapter",
-}
-"""Where each lies, beside `export/`; the Hub's branch is called the same without `export-`."""
 ADAPTER = "adapter"
 """The folder of peft's files in a checkpoint that was trained through adapters."""
 LEXICAL_CODE = "lexical_weights.py"
@@ -35,15 +29,6 @@ _SETTINGS = "config_sentence_transformers.json"
 # of the main folder alone: its readers' settings, its heads, its card
 _OF_MAIN = {"modules.json", "sentence_bert_config.json", _SETTINGS, HEADS_FILE, "README.md", "bgetune.json"}
 _OF_MAIN |= {"sparse_linear.pt", "colbert_linear.pt", "gains.svg"}
-
-
-def branch_of(form: Form) -> str:
-    """The branch of a repository on the Hub that a form goes to.
-
-    >>> branch_of("multi_vector_encoder")
-    'multi-vector'
-    """
-    return FORM_FOLDERS[form].removeprefix("export-")
 
 
 def forms_of(config: ExportConfig, encoder: Encoder, model: Path) -> tuple[Form, ...]:

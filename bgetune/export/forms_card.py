@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from bgetune.config import JobConfig
 from bgetune.config_export import Form
 from bgetune.encoder import Encoder
-from bgetune.export.card_licence import is_hub_id
+from bgetune.export.card_licence import front_matter, is_hub_id
 from bgetune.export.card_metadata import title_of
 from bgetune.layout import EncoderSpec
 
@@ -28,10 +27,16 @@ _TITLES: dict[Form, str] = {
 }
 # what the card of the main folder says of them holds for each form
 _PASSED_ON = ("license", "license_name", "license_link", "language", "base_model", "base_model_relation")
-_POOLED = {
+POOLED = {
     "cls": "states[:, 0]",
     "mean": "(states * mask).sum(1) / mask.sum(1)",
-    "max": 'states.masked_fill(mask == 0, float("-inf")).amax(1)',
+    "max": "states.masked_fill(mask == 0, -torch.inf).amax(1)",
+}
+"""Pooling -> Python that makes dense vectors [N, D] of `states` [N, L, D] and `mask` [N, L, 1]."""
+SCORES = {
+    "product": "queries @ passages.T",
+    "cosine": "torch.nn.functional.cosine_similarity(queries[:, None], passages[None], dim=2)",
+    "euclidean": "-torch.cdist(queries, passages)",
 }
 _MCLS = (
     "Texts of over 256 tokens were measured with more than one CLS token (`model.pooling: mcls`), which this reader "
@@ -68,9 +73,7 @@ print(model.similarity(queries, passages))
 def _peft(spec: EncoderSpec, config: JobConfig, place: str) -> str:
     base = json.dumps(config.model.name_or_path, ensure_ascii=False)
     base += f', revision="{config.model.revision}"' if config.model.revision else ""
-    pooled = _POOLED[spec.pooling_elsewhere]
     length = "vectors = torch.nn.functional.normalize(vectors, dim=-1)\n    " if spec.normalize else ""
-    score = _score(spec)
     texts = [f"{spec.query_instruction}a question", f"{spec.passage_instruction}a passage"]
     return f"""import torch
 from peft import PeftModel
@@ -85,22 +88,14 @@ def encode(texts, max_length):
     with torch.inference_mode():
         states = model(**batch).last_hidden_state
     mask = batch["attention_mask"].unsqueeze(-1)
-    vectors = {pooled}
+    vectors = {POOLED[spec.pooling_elsewhere]}
     {length}return vectors
 
 
 queries = encode([{texts[0]!r}], {spec.query_max_length})
 passages = encode([{texts[1]!r}], {spec.passage_max_length})
-print({score})
+print({SCORES[spec.compared_by]})
 """
-
-
-def _score(spec: EncoderSpec) -> str:
-    """Python that scores a query and a passage as the model's similarity has it."""
-    if spec.similarity == "euclidean":
-        return "-torch.cdist(queries, passages)"
-    alike = spec.similarity == "dot" or spec.normalize
-    return "queries @ passages.T" if alike else "torch.nn.functional.cosine_similarity(queries, passages)"
 
 
 def form_card(form: Form, main: Path, encoder: Encoder, config: JobConfig) -> str:
@@ -110,7 +105,7 @@ def form_card(form: Form, main: Path, encoder: Encoder, config: JobConfig) -> st
         main: the export that the form stands beside.
     """
     library = "peft" if form == "adapter" else "sentence-transformers"
-    values = {key: value for key, value in _front_matter(main / "README.md").items() if key in _PASSED_ON}
+    values = {key: value for key, value in front_matter(main / "README.md").items() if key in _PASSED_ON}
     values |= {"library_name": library, "pipeline_tag": "feature-extraction", "tags": [*_TAGS[form], "bgetune"]}
     if form == "adapter" and "base_model" in values:
         values["base_model_relation"] = "adapter"
@@ -128,14 +123,6 @@ def form_card(form: Form, main: Path, encoder: Encoder, config: JobConfig) -> st
         *about[form](encoder, config),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _front_matter(path: Path) -> dict[str, Any]:
-    """The metadata of a card; none without a card."""
-    if not path.is_file():
-        return {}
-    marked = path.read_text(encoding="utf-8").split("---\n", 2)
-    return (yaml.safe_load(marked[1]) or {}) if len(marked) == 3 and not marked[0] else {}
 
 
 def _about_multi_vector(encoder: Encoder, config: JobConfig) -> list[str]:

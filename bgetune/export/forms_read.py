@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from bgetune.config import ModelConfig
-from bgetune.config_export import Form
+from bgetune.config_export import FORM_FOLDERS, Form
 from bgetune.encoder import Encoder
-from bgetune.export.forms import FORM_FOLDERS
 from bgetune.export.reading import Read, Reader, our_read
 from bgetune.files import read_json
 from bgetune.head_files import read_heads

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bgetune.config import Head
+from bgetune.config_check_export import refuse_without_onnx
 from bgetune.config_export import OnnxPrecision
 from bgetune.encoder import Encoder
-from bgetune.errors import UserError
 from bgetune.export.onnx_read import ONNX_FILES
 from bgetune.files import atomic_folder
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _ONE_FILE_BYTES = 1_900_000_000
 """Weights of more than this go into a file beside the graph: a protobuf message ends at 2 GiB."""
 
@@ -77,7 +75,7 @@ def write_onnx(folder: Path, encoder: Encoder, precisions: Sequence[OnnxPrecisio
     Raises:
         UserError: a package is absent, or torch cannot make a graph of this architecture.
     """
-    _refuse_without_packages()
+    refuse_without_onnx()
     from onnx.external_data_helper import load_external_data_for_model
 
     from bgetune.export.onnx_graph import traced
@@ -91,12 +89,6 @@ def write_onnx(folder: Path, encoder: Encoder, precisions: Sequence[OnnxPrecisio
         if "int8" in precisions:
             quantize(model)
             _write(model, place / ONNX_FILES["int8"])
-
-
-def _refuse_without_packages() -> None:
-    absent = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if absent:
-        raise UserError(f"export.onnx: needs {', '.join(absent)}; run pip install 'bgetune[onnx]', or leave it out")
 
 
 def _write(model: ModelProto, path: Path) -> None:
@@ -127,7 +119,7 @@ def usage(encoder: Encoder) -> str | None:
         ", ".join([str(spec.max_length(role)), *([repr(spec.instruction(role))] if spec.instruction(role) else [])])
         for role in ("query", "passage")
     )
-    scores = [_DENSE_SCORES[_kind(encoder)]]
+    scores = [_DENSE_SCORES[spec.compared_by]]
     scores += [code for head, code in _HEAD_SCORES.items() if encoder.layers.has(head)]
     return f"""```python
 import numpy as np
@@ -151,10 +143,3 @@ def embed(texts, max_length, instruction=""):
 query = embed(["a question"], {query})
 passage = embed(["a passage"], {passage})
 {"".join(scores)}```"""
-
-
-def _kind(encoder: Encoder) -> str:
-    """Which of the scores of dense vectors."""
-    if encoder.spec.similarity == "euclidean":
-        return "euclidean"
-    return "product" if encoder.spec.normalize or encoder.spec.similarity == "dot" else "cosine"

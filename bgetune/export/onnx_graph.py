@@ -82,7 +82,10 @@ def traced(encoder: Encoder) -> ModelProto:
         UserError: torch cannot make a graph of this architecture.
     """
     graph = EncoderGraph(encoder).eval()
-    with _as_traced(encoder), _quiet(), torch.no_grad():
+    with _as_traced(encoder), without_logs(logging.WARNING), warnings.catch_warnings(), torch.no_grad():
+        # torch tells of operators of torchvision, names of dimensions, its own deprecations, and each step to a trace
+        # log, which takes most of the time wherever a handler listens to all
+        warnings.simplefilter("ignore")
         # two texts of unlike length: a dimension of 1 would be taken for a constant, a mask of ones for no mask
         ids = torch.full((2, 8), encoder.tokenizer.unk_token_id or 0)
         mask = torch.ones_like(ids)
@@ -118,15 +121,12 @@ def _as_traced(encoder: Encoder) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """torch tells of operators of torchvision, names of dimensions, its own deprecations, and each step to a trace log,
-    which takes most of the time wherever a handler listens to all."""
+def without_logs(level: int) -> Iterator[None]:
+    """No log record of this level or below, whoever writes it."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(level)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         logging.disable(before)
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bgetune.config import JobConfig
+from bgetune.config_export import FORM_FOLDERS, branch_of
 from bgetune.errors import UserError
 from bgetune.export.card_named import form_named_for, named_for
 from bgetune.export.push_failures import PushFailed
 from bgetune.export.push_hub import Commit, Hub
 from bgetune.export.push_secret import branch_name, hub_token, redacted, repository_name
-from bgetune.files import link_or_copy, read_json, sha256_file, sha256_json, write_json, write_text
+from bgetune.files import (
+    link_or_copy,
+    read_json,
+    scratch_folder,
+    sha256_digests,
+    sha256_file,
+    tree_digests,
+    write_json,
+    write_text,
+)
 from bgetune.run import Run
-from bgetune.stages import FORMS
 
 log = logging.getLogger("bgetune")
 
@@ -40,9 +46,9 @@ class Destination:
         >>> Destination("o/n").branch("export-sparse"), Destination("o/n", revision="v1").branch("export-sparse")
         ('sparse', 'v1-sparse')
         """
-        if folder not in FORMS:
+        if folder not in FORM_FOLDERS.values():
             return self.revision
-        name = folder.removeprefix("export-")
+        name = branch_of(folder)
         return name if self.revision == "main" else f"{self.revision}-{name}"
 
     @property
@@ -94,12 +100,12 @@ def folders(run: Run, to: Destination) -> list[Folder]:
     manifest = run.manifest("export")
     sealed = read_json(manifest)["outputs"] if manifest.is_file() else {}
     found = []
-    for path in (*(run.root / name for name in FORMS), run.export):
+    for path in (*(run.root / name for name in FORM_FOLDERS.values()), run.export):
         beside = path != run.export
         if beside and path.name not in sealed and not path.is_dir():
             continue
-        digests = _digests(path)
-        if not path.is_dir() or sealed.get(path.name) != _tree_hash(digests):
+        digests = tree_digests(path)
+        if not path.is_dir() or sealed.get(path.name) != sha256_digests(digests):
             raise UserError(
                 f"{path}: it is not the export that was checked in every reader; make it again with "
                 f"`bgetune export {run.root} --force`"
@@ -109,17 +115,6 @@ def folders(run: Run, to: Destination) -> list[Folder]:
             continue
         found.append(Folder(path, to.branch(path.name), digests))
     return found
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    """Name of each file that is not hidden, with slashes -> SHA-256, in the order of `sha256_tree`."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
-
-
-def _tree_hash(digests: dict[str, str]) -> str:
-    """As `sha256_tree`, without reading the files again."""
-    return sha256_json([[name, digest] for name, digest in digests.items()])
 
 
 def push(config: JobConfig, run: Run, to: Destination) -> None:
@@ -133,7 +128,7 @@ def push(config: JobConfig, run: Run, to: Destination) -> None:
     found = folders(run, to)
     hub.make(to.private)
     message = f"{config.data.name}: export of bgetune"
-    with _scratch(run, ".push-named") as scratch:
+    with scratch_folder(run.root / ".push-named") as scratch:  # on the disk where the export had room
         named = [_named(each, scratch / each.path.name, to) for each in found]
         commits = [(each, hub.commit(each.branch, each.path, each.digests, message, to.pull)) for each in named]
         checked = _checked_before(run)
@@ -165,9 +160,9 @@ def _named(folder: Folder, place: Path, to: Destination) -> Folder:
 
 def _named_card(folder: Path, branch: str, to: Destination) -> str:
     card = (folder / _CARD).read_text(encoding="utf-8")
-    if folder.name in FORMS:
+    if folder.name in FORM_FOLDERS.values():
         return form_named_for(card, to.repository, branch)
-    return named_for(card, to.repository, {form: to.branch(form) for form in FORMS}, to.revision)
+    return named_for(card, to.repository, {name: to.branch(name) for name in FORM_FOLDERS.values()}, to.revision)
 
 
 def _record(run: Run) -> Path:
@@ -182,7 +177,7 @@ def _checked_before(run: Run) -> dict[str, dict[str, object]]:
 def _compare(config: JobConfig, run: Run, hub: Hub, folder: Folder, commit: Commit) -> None:
     from bgetune.export.push_check import compared  # it takes seconds to import
 
-    with _scratch(run, ".push-fetched") as scratch:
+    with scratch_folder(run.root / ".push-fetched") as scratch:
         wrong = hub.fetch(commit.oid, folder.digests, scratch)
         if wrong:
             shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
@@ -196,18 +191,6 @@ def _compare(config: JobConfig, run: Run, hub: Hub, folder: Folder, commit: Comm
         len(folder.digests),
         vectors,
     )
-
-
-@contextmanager
-def _scratch(run: Run, name: str) -> Iterator[Path]:
-    """A folder for a while, on the disk where the export had room."""
-    path = run.root / name
-    shutil.rmtree(path, ignore_errors=True)  # of a push that was killed
-    path.mkdir()
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def dry_run(run: Run, to: Destination) -> None:

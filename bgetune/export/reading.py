@@ -25,6 +25,11 @@ class Read:
     multi_vector: Sequence[np.ndarray] | None = None
     """N times float32 [tokens, M]: every token but CLS and padding."""
 
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """Which were read."""
+        return tuple(head for head in HEADS if getattr(self, head) is not None)
+
     def take(self, texts: Sequence[int]) -> Read:
         """Some of the texts, in the order given."""
         return Read(

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from bgetune.config import JobConfig
+from bgetune.config_export import FORM_FOLDERS
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
 from bgetune.export.card import write_card
 from bgetune.export.card_measured import measured_in
-from bgetune.export.forms import FORM_FOLDERS, forms_of, write_form
+from bgetune.export.forms import forms_of, write_form
 from bgetune.export.reading import Reader, our_read
 from bgetune.export.texts import own_texts, texts_to_verify
 from bgetune.export.verified import LIMITS, READERS, RECORD, Verified, recorded, told, verify
 from bgetune.export.verify import table_text
-from bgetune.files import atomic_folder, write_json
+from bgetune.files import atomic_folder, scratch_folder, write_json
 from bgetune.run import Run
 
 log = logging.getLogger("bgetune")
@@ -39,7 +37,7 @@ def export(config: JobConfig, run: Run) -> None:
     encoder = Encoder.load_folder(model, config.model)
     forms = forms_of(config.export, encoder, model)
     texts = texts_to_verify(config.export.verify_texts, own_texts(run.data(config.data.name), config.export))
-    with _staging(run) as staging:
+    with scratch_folder(_staging(run)) as staging:
         main = staging / run.export.name
         with atomic_folder(main) as folder:
             encoder.save(folder, _DTYPES[config.export.dtype])
@@ -86,19 +84,13 @@ def _say(verified: Verified) -> None:
         raise UserError(f"{line}; another version of it may read the folder right")
 
 
-@contextmanager
-def _staging(run: Run) -> Iterator[Path]:
-    """A folder in the job's, for the export and its forms side by side until all of them are right; then it goes."""
+def _staging(run: Run) -> Path:
+    """In the job's folder: for the export and its forms side by side until all of them are right."""
     folder = run.root / f".{run.export.name}.partial"
     for old in folder.glob("old-*"):  # of a start that was killed while it put its work in place
         if not (run.root / old.name.removeprefix("old-")).exists():
             os.replace(old, run.root / old.name.removeprefix("old-"))
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 def _put_in_place(staging: Path, run: Run) -> None:

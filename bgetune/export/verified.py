@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import io
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from bgetune.config import Head
 from bgetune.encoder import Encoder
 from bgetune.export.forms_read import ADAPTER, MULTI_VECTOR_ENCODER, SPARSE_ENCODER
+from bgetune.export.onnx_graph import without_logs
 from bgetune.export.onnx_read import ONNX, ONNX_INT8
 from bgetune.export.readers import OF_THE_FOLDER
 from bgetune.export.reading import Read, Reader, cosine_losses, differences, our_read, tokenized
@@ -108,7 +109,8 @@ def _rows(
     some = plain if reader.plain_texts else range(len(texts))
     note = _without(len(texts) - len(some))
     try:
-        with _quiet():
+        # no warnings of what is loaded, and no bars: FlagEmbedding draws two for a few texts; the numbers show the rest
+        with without_logs(logging.ERROR), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             theirs = reader.read(folder, encoder, [texts[i] for i in some])
     except Exception as error:  # whatever another library raises is its answer, and a line of the table
         return [replace(row, why=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")]
@@ -157,19 +159,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:  # such as onnxruntime-gpu
         return version(packages_distributions()[package][0])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings of what is loaded, and no bars: FlagEmbedding draws two for a few texts. What matters shows in the
-    numbers."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
 
 
 RECORD = "bgetune.json"

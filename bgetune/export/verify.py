@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bgetune.config import ModelConfig
+from bgetune.config_export import FORM_FOLDERS
 from bgetune.encoder import Encoder
 from bgetune.errors import Parser, UserError, exit_code
-from bgetune.export.forms import FORM_FOLDERS
 from bgetune.export.texts import SAMPLE, texts_in
 from bgetune.export.verified import LIMITS, RECORD, Row, Verified, told, verify
 from bgetune.files import read_json, write_json
