@@ -185,6 +185,7 @@ def test_in_training(tmp_path, capsys, name):
         (["adpt"], r"unknown command 'adpt'; did you mean \"adapt\"\?; known: adapt, data-prep, train, eval, merge"),
         (["data-prep", "mien"], r"unknown command 'mien'; did you mean \"mine\"\?"),
         (["train", "--config", "nowhere.yaml"], r"--config: nowhere\.yaml does not exist"),
+        (["export", "runs/job", "--dry_run"], r"unknown option --dry_run; did you mean \"--dry-run\"\?"),
         (["train", "--trane.epochs", "2"], r"unknown option --trane\.epochs; did you mean \"train\.epochs\"\?"),
         (["eval"], r"data\.domain\.path: '' will not do; name the file or folder"),
     ],

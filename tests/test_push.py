@@ -423,7 +423,7 @@ def test_a_model_that_comes_back_with_other_heads(config, tmp_path, lost):
     all_heads = tiny.m3(tmp_path / "m3")
     dense = shutil.copytree(all_heads, tmp_path / "dense", ignore=shutil.ignore_patterns("*_linear.pt"))
     ours, theirs = (all_heads, dense) if lost else (dense, all_heads)
-    with pytest.raises(push_failures.PushFailed, match="has other vectors than .*, by inf"):
+    with pytest.raises(push_failures.PushFailed, match=r"has other vectors than .*, by inf"):
         push_check.compared(ours, theirs, config)
 
 

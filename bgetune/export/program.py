@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bgetune.config import JobConfig
-from bgetune.config_io import parse_job
-from bgetune.errors import Parser, UserError, exit_code
+from bgetune.config_io import dotted_keys, parse_job
+from bgetune.errors import Parser, UserError, did_you_mean, exit_code
 from bgetune.export.push import destination, dry_run, push
 from bgetune.export.push_failures import PushFailed
 from bgetune.export.push_secret import hub_token
@@ -96,7 +96,17 @@ def _options(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--revision")
     parser.add_argument("--pr", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
-    return parser.parse_known_args(words)
+    options, rest = parser.parse_known_args(words)
+    _refuse_slips(rest, parser._option_string_actions)
+    return options, rest
+
+
+def _refuse_slips(rest: list[str], ours: Iterable[str]) -> None:
+    """An option spelt much like one of ours: the job's parser, which comes next, knows only its own to suggest."""
+    known = {"--config", "--print_config", "--update", "--force", *(f"--{key}" for key in dotted_keys())}
+    for option in (word.partition("=")[0] for word in rest):
+        if option.startswith("--") and option not in known and (hint := did_you_mean(option, ours)):
+            raise UserError(f"bgetune export: unknown option {option}{hint}")
 
 
 def _job_words(rest: list[str]) -> list[str]:
