@@ -23,7 +23,7 @@ from .figures import headline
 from .measure import Findings
 from .probes import Probe, compare_probes
 from .sets import EvalSet
-from .significance import Comparison, compare, holm, verdict
+from .significance import Comparison, compare_all, holm, verdict
 from .slices import matrix, slices
 
 FORMAT = 2
@@ -148,16 +148,22 @@ def values_of(test: EvalSet, settings: EvalConfig) -> Values:
 
 def _gains(values: Values, reference: str, others: list[str], settings: EvalConfig) -> dict[str, Any]:
     """Retriever -> system -> metric -> comparison, where both the reference and the system have the retriever."""
-
-    def against(base: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-        sizes = settings.bootstrap_samples, settings.permutations, settings.seed
-        return {metric: compare(base[metric], other[metric], *sizes).to_row() for metric in base}
-
-    return {
-        retriever: {name: against(found[reference], found[name]) for name in others if name in found}
-        for retriever, found in values.items()
-        if reference in found
-    }
+    gains: dict[str, Any] = {retriever: {} for retriever, found in values.items() if reference in found}
+    places = [
+        (retriever, name, metric)
+        for retriever in gains
+        for name in others
+        if name in values[retriever]
+        for metric in values[retriever][reference]
+    ]
+    if not places:
+        return gains
+    base = np.stack([values[retriever][reference][metric] for retriever, _, metric in places], axis=1)
+    other = np.stack([values[retriever][name][metric] for retriever, name, metric in places], axis=1)
+    found = compare_all(base, other, settings.bootstrap_samples, settings.permutations, settings.seed)
+    for (retriever, name, metric), comparison in zip(places, found, strict=True):
+        gains[retriever].setdefault(name, {})[metric] = comparison.to_row()
+    return gains
 
 
 def _measured_set(

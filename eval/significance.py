@@ -1,6 +1,6 @@
 """Is a difference real? Paired comparison of two systems on the same queries.
 
-Q queries, N resamples. All randomness comes from a seed; the same arrays and seed give the same bits.
+Q queries, K comparisons, N resamples. All randomness comes from a seed; the same arrays and seed give the same bits.
 Vectorised in blocks rather than by scipy's `permutation_test` and `bootstrap`, which hold [N, Q] at once;
 the tests compare the two.
 """
@@ -18,6 +18,7 @@ from scipy import stats
 TIE = 1e-9
 # Numbers held at once by a resampling (float64: 32 MiB).
 _BLOCK = 1 << 22
+_ROUNDING = 1e-12
 ALPHA = 0.05
 
 
@@ -66,17 +67,36 @@ def compare(base: np.ndarray, tuned: np.ndarray, bootstrap_samples: int, permuta
     >>> c.abs, c.won, c.lost, c.tied, c.p  # 2 of the 2**3 sign flips are as far from 0: all plus, all minus
     (0.375, 3, 0, 1, 0.25)
     """
-    assert base.shape == tuned.shape == (len(base),), (base.shape, tuned.shape)
+    return compare_all(base[:, None], tuned[:, None], bootstrap_samples, permutations, seed)[0]
+
+
+def compare_all(
+    base: np.ndarray, tuned: np.ndarray, bootstrap_samples: int, permutations: int, seed: int
+) -> list[Comparison]:
+    """K comparisons over the same Q queries, resampled together: to draw takes longer than to sum.
+
+    Args:
+        base, tuned: float [Q, K].
+    """
+    assert base.shape == tuned.shape, (base.shape, tuned.shape)
     assert len(base) > 0
     differences = tuned.astype(np.float64) - base
     differences[np.abs(differences) < TIE] = 0.0
+    intervals = bootstrap_intervals(differences, bootstrap_samples, np.random.default_rng([seed, 0]))
+    ps = randomisation_ps(differences, permutations, np.random.default_rng([seed, 1]))
+    return [
+        _comparison(base[:, k], np.ascontiguousarray(differences[:, k]), intervals[k], ps[k]) for k in range(len(ps))
+    ]
+
+
+def _comparison(base: np.ndarray, differences: np.ndarray, ci95: tuple[float, float], p: float) -> Comparison:
     mean, base_mean = float(differences.mean()), float(base.mean())
     won, lost = int((differences > 0).sum()), int((differences < 0).sum())
     return Comparison(
         abs=mean,
         rel=mean / base_mean if base_mean else None,
-        ci95=bootstrap_interval(differences, bootstrap_samples, np.random.default_rng([seed, 0])),
-        p=randomisation_p(differences, permutations, np.random.default_rng([seed, 1])),
+        ci95=ci95,
+        p=p,
         p_t=t_test_p(differences),
         effect_size=effect_size(differences),
         won=won,
@@ -119,47 +139,79 @@ def _blocks(total: int, width: int) -> Iterator[int]:
 
 
 def bootstrap_interval(differences: np.ndarray, samples: int, rng: np.random.Generator) -> tuple[float, float]:
-    """2.5th and 97.5th percentile of the mean of Q differences drawn with replacement (Efron 1979).
+    """That of one column, float64 [Q]."""
+    return bootstrap_intervals(differences[:, None], samples, rng)[0]
+
+
+def bootstrap_intervals(differences: np.ndarray, samples: int, rng: np.random.Generator) -> list[tuple[float, float]]:
+    """2.5th and 97.5th percentile of the mean of Q differences drawn with replacement (Efron 1979), of each column.
 
     Args:
-        differences: float64 [Q].
+        differences: float64 [Q, K].
     """
-    if np.ptp(differences) == 0:
-        return float(differences[0]), float(differences[0])
     count = len(differences)
-    drawn = [differences[rng.integers(0, count, (size, count))].mean(axis=1) for size in _blocks(samples, count)]
-    low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5])
-    return float(low), float(high)
+    means = []
+    for size in _blocks(samples, count):
+        drawn = rng.integers(0, count, (size, count))
+        drawn += count * np.arange(size)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
+        means.append(times.astype(np.float64) @ differences / count)
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5], axis=0)
+    same = np.ptp(differences, axis=0) == 0
+    for end in (low, high):
+        end[np.abs(end) < _ROUNDING] = 0.0
+        end[same] = differences[0, same]
+    return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
 def randomisation_p(differences: np.ndarray, permutations: int, rng: np.random.Generator) -> float:
-    """Two-sided p of Fisher's paired randomisation test on the mean (Smucker, Allan, Carterette, CIKM 2007).
+    """That of one column, float64 [Q]."""
+    return randomisation_ps(differences[:, None], permutations, rng)[0]
+
+
+def randomisation_ps(differences: np.ndarray, permutations: int, rng: np.random.Generator) -> list[float]:
+    """Two-sided p of Fisher's paired randomisation test on the mean (Smucker, Allan, Carterette, CIKM 2007), by column.
 
     Under the null each difference may as well have the other sign. Exact where all sign flips are no more than
     `permutations`; else sampled, with the observed one counted in, so that p is never 0 (Phipson, Smyth 2010).
 
     Args:
-        differences: float64 [Q]; zeros do not matter.
+        differences: float64 [Q, K]; zeros do not matter.
     """
-    moved = differences[differences != 0]
+    count, columns = differences.shape
+    ps = [_exact_p(differences[:, k], permutations) for k in range(columns)]
+    sampled = [k for k, p in enumerate(ps) if p is None]
+    if sampled:
+        of_these = differences[:, sampled]
+        reached, hits = _reached(of_these), np.zeros(len(sampled), dtype=np.int64)
+        for size in _blocks(permutations, count):
+            octets = rng.integers(0, 256, (size, -(-count // 8)), dtype=np.uint8)
+            sums = _flipped_sums(of_these, np.unpackbits(octets, axis=1, count=count))
+            hits += (np.abs(sums) >= reached).sum(axis=0)
+        for k, hit in zip(sampled, hits.tolist(), strict=True):
+            ps[k] = (hit + 1) / (permutations + 1)
+    return [p for p in ps if p is not None]
+
+
+def _exact_p(differences: np.ndarray, permutations: int) -> float | None:
+    """p by all sign flips of [Q] differences; None where they are too many."""
+    moved = differences[differences != 0][:, None]
     if len(moved) == 0:
         return 1.0
-    # sums in another order differ in the last bits; what equals the observed sum must count as reaching it
-    reached = abs(float(moved.sum())) - 1e-10 * float(np.abs(moved).sum())
-    if 2 ** len(moved) <= min(permutations, _BLOCK >> 6):
-        every = np.arange(2 ** len(moved))[:, None] >> np.arange(len(moved)) & 1
-        return float((np.abs(_flipped_sums(moved, every)) >= reached).mean())
-    hits = 0
-    for size in _blocks(permutations, len(moved)):
-        octets = rng.integers(0, 256, (size, -(-len(moved) // 8)), dtype=np.uint8)
-        sums = _flipped_sums(moved, np.unpackbits(octets, axis=1, count=len(moved)))
-        hits += int((np.abs(sums) >= reached).sum())
-    return (hits + 1) / (permutations + 1)
+    if 2 ** len(moved) > min(permutations, _BLOCK >> 6):
+        return None
+    every = np.arange(2 ** len(moved))[:, None] >> np.arange(len(moved)) & 1
+    return float((np.abs(_flipped_sums(moved, every)) >= _reached(moved)).mean())
 
 
-def _flipped_sums(moved: np.ndarray, flips: np.ndarray) -> np.ndarray:
-    """Sum of the M differences for each row of `flips` [N, M], 1 where the sign is turned."""
-    return moved.sum() - 2.0 * (flips * moved).sum(axis=1)
+def _reached(differences: np.ndarray) -> np.ndarray:
+    """[K] what a sum must come to. Sums in another order differ in the last bits: what equals ours has reached it."""
+    return np.abs(differences.sum(axis=0)) - 1e-10 * np.abs(differences).sum(axis=0)
+
+
+def _flipped_sums(differences: np.ndarray, flips: np.ndarray) -> np.ndarray:
+    """Sums [N, K] of differences [Q, K] for each row of `flips` [N, Q], 1 where the sign is turned."""
+    return differences.sum(axis=0) - 2.0 * (flips.astype(np.float64) @ differences)
 
 
 def _spread(differences: np.ndarray) -> float:

@@ -7,12 +7,21 @@ import json
 import time
 import tracemalloc
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from eval.significance import Comparison, compare, randomisation_p, verdict
+from eval.significance import (
+    Comparison,
+    bootstrap_intervals,
+    compare,
+    compare_all,
+    randomisation_p,
+    randomisation_ps,
+    verdict,
+)
 
 
 def compared(
@@ -86,6 +95,43 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
         low, high = compared(base, tuned, 400).ci95
         covered += low <= 0.1 <= high
     assert 0.88 <= covered / 200 <= 0.99
+
+
+def columns(queries: int = 90) -> tuple[np.ndarray, np.ndarray]:
+    """Comparisons of all kinds side by side: a gain, none, all equal, the same everywhere, on four queries."""
+    base, better = pair(queries, 0.05)
+    few = base.copy()
+    few[:4] += [0.2, 0.1, -0.3, 0.4]
+    tuned = [better, pair(queries, 0.0, seed=7)[1], base, base + 0.2, few]
+    return np.stack([base] * len(tuned), axis=1), np.stack(tuned, axis=1)
+
+
+def test_many_together_are_what_each_is_alone():
+    base, tuned = columns()
+    together = compare_all(base, tuned, 3000, 3000, 5)
+    for k, found in enumerate(together):
+        alone = compare(base[:, k], tuned[:, k], 3000, 3000, 5)
+        assert found.ci95 == pytest.approx(alone.ci95, abs=1e-12)
+        assert replace(found, ci95=alone.ci95) == alone
+    assert together[2].ci95 == (0, 0)
+    assert together[4].p == 10 / 16  # of the four that differ all signs are tried
+
+
+def test_the_interval_is_that_of_a_plain_loop():
+    differences = np.random.default_rng(2).normal(0.1, 1, (40, 3))
+    rng = np.random.default_rng(9)
+    means = [differences[drawn].mean(axis=0) for drawn in rng.integers(0, 40, (300, 40))]
+    expected = np.percentile(means, [2.5, 97.5], axis=0).T
+    np.testing.assert_allclose(bootstrap_intervals(differences, 300, np.random.default_rng(9)), expected, atol=1e-12)
+
+
+def test_p_is_that_of_a_plain_loop():
+    differences = np.random.default_rng(2).normal(0.2, 1, (40, 3))
+    rng = np.random.default_rng(9)
+    hits = np.zeros(3)
+    for flips in np.unpackbits(rng.integers(0, 256, (300, 5), dtype=np.uint8), axis=1):
+        hits += np.abs((differences * np.where(flips, -1, 1)[:, None]).sum(axis=0)) >= np.abs(differences.sum(axis=0))
+    assert randomisation_ps(differences, 300, np.random.default_rng(9)) == pytest.approx((hits + 1) / 301)
 
 
 def test_all_equal():

@@ -21,6 +21,8 @@ from bgetune.layout import EncoderSpec, flag_model_settings
 WORDS: dict[str, str] = {"dense": "dense", "sparse": "sparse", "multi_vector": "multi-vector"}
 """Heads as they are called in sentences."""
 _LAYERS = {"sparse": "sparse_linear", "multi_vector": "colbert_linear"}
+
+
 def usage(config: JobConfig, encoder: Encoder, forms: Sequence[Form] = ()) -> list[str]:
     """Headings and snippets: the folder in every library that reads it, then the folders beside it."""
     parts = ["### sentence-transformers", _sentence_transformers()]
