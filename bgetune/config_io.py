@@ -9,7 +9,7 @@ import importlib.util
 import re
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,8 @@ def _type_name(annotation: str) -> str:
     return annotation.replace("typing.", "")
 
 
-def _one_line(message: str) -> str:
-    """A jsonargparse message as one line that starts with the option."""
+def _one_line(message: str, options: Iterable[str] = ()) -> str:
+    """A jsonargparse message as one line that starts with the option; `options` are those of the parser."""
     if match := re.search(r'[Kk]ey "([\w.]+)":\s+Expected an? (.+?)\. Got value: (.*)', message):
         # jsonargparse drops the path to an item of a dict; only the guards are such items
         option = match[1] if match[1] in dotted_keys() else f"data.guards.*.{match[1]}"
@@ -125,7 +125,7 @@ def _one_line(message: str) -> str:
             return f"unexpected word {match[1]!r}; options are written --section.key VALUE"
         option = match[1].split("=")[0].lstrip("-")
         head = option.rpartition(".")[0]
-        siblings = [key.rpartition(".")[2] for key in dotted_keys() if key.rpartition(".")[0] == head]
+        siblings = [key.rpartition(".")[2] for key in options if key.rpartition(".")[0] == head]
         return f"unknown option --{option}{_nearest_key(option, siblings)}"
     flat = " ".join(message.split())
     union = r'[Kk]ey "([\w.]+)": Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*'
@@ -143,7 +143,7 @@ class _Parser(jsonargparse.ArgumentParser):
     """Reports a mistake by raising UserError, never by printing usage and exiting."""
 
     def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
-        raise UserError(_one_line(message))
+        raise UserError(_one_line(message, [option.lstrip("-") for option in self._option_string_actions]))
 
 
 _AddOptions = Callable[[jsonargparse.ArgumentParser], None]
@@ -160,6 +160,11 @@ def _parser(add_own: _AddOptions | None) -> tuple[_Parser, set[str]]:
         own = {action.dest for action in parser._actions}
     parser.add_class_arguments(JobConfig)
     return parser, own
+
+
+def option_names(add_own: _AddOptions | None = None) -> set[str]:
+    """Every option that `parse_job` takes, with its dashes."""
+    return set(_parser(add_own)[0]._option_string_actions)
 
 
 def parse_job(
@@ -194,6 +199,8 @@ def parse_job(
             names = parser.instantiate(parser.parse_args(list(argv)))
     except (argparse.ArgumentError, ValueError, TypeError) as error:
         raise UserError(_one_line(str(error))) from None
+    finally:
+        vars(parser).pop("print_config", None)  # asked for with a mistake beside it, the next parse would print
     values = {field.name: names[field.name] for field in dataclasses.fields(JobConfig)}
     extras = {key: names[key] for key in own if key in names and key not in ("help", "config", "print_config")}
     return check(JobConfig(**values), is_job), extras

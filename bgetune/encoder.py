@@ -211,7 +211,7 @@ class Encoder(nn.Module):
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for name, tensor in sorted({**self.backbone.state_dict(), **heads_state(self.layers)}.items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 
     def _architecture(self) -> dict[str, Any]:

@@ -165,9 +165,8 @@ def open_run(config: JobConfig, update: bool) -> Iterator[Run]:
         raise UserError(f"output: {run.root} cannot be written to; choose another folder")
     with locked(run):
         _refuse_other_configuration(config, run, update)
-        text = to_yaml(config)
-        if not run.config_file.exists() or run.config_file.read_text(encoding="utf-8") != text:
-            write_text(run.config_file, text)
+        if not _is_of(config, run):
+            write_text(run.config_file, to_yaml(config))
         yield run
 
 
@@ -175,12 +174,14 @@ _OURS = {".lock", ".config.yaml.partial", ".DS_Store"}
 """What a job that was killed before it wrote its configuration may have left."""
 
 
+def _is_of(config: JobConfig, run: Run) -> bool:
+    return run.config_file.exists() and run.config_file.read_bytes() == to_yaml(config).encode()
+
+
 def _refuse_other_configuration(config: JobConfig, run: Run, update: bool) -> None:
     """Unless nothing has been finished with it yet: a first try with a slip in it binds nobody."""
     finished = [p for p in (run.root / "manifests").glob("*.json") if not p.name.endswith(".started.json")]
-    if update or not finished or not run.config_file.exists():
-        return
-    if run.config_file.read_text(encoding="utf-8") == to_yaml(config):
+    if update or not finished or not run.config_file.exists() or _is_of(config, run):
         return
     before, now = flatten(to_dict(load_job(run.config_file))), flatten(to_dict(config))
     options = [option for option in before.keys() | now.keys() if not option.startswith(NOTHING_MADE)]

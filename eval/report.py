@@ -17,6 +17,7 @@ from bgetune.config import EvalConfig, JobConfig
 from bgetune.config_io import to_dict
 from bgetune.files import sha256_json
 from bgetune.metrics import DECIDING, means, per_query
+from bgetune.progress import progress
 
 from .examples import examples
 from .figures import headline
@@ -140,10 +141,13 @@ def _sets(
 
 def values_of(test: EvalSet, settings: EvalConfig) -> Values:
     """What every ranking of the set is worth, for each query, in every metric."""
-    return {
-        retriever: {system: per_query(test.qrels, results, metrics_of(settings)) for system, results in found.items()}
-        for retriever, found in test.found.items()
-    }
+    values: Values = {retriever: {} for retriever in test.found}
+    with progress(sum(map(len, test.found.values())), f"{test.name} metrics", "ranking") as bar:
+        for retriever, found in test.found.items():
+            for system, results in found.items():
+                values[retriever][system] = per_query(test.qrels, results, metrics_of(settings))
+                bar.update()
+    return values
 
 
 def _gains(values: Values, reference: str, others: list[str], settings: EvalConfig) -> dict[str, Any]:

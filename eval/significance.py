@@ -16,9 +16,10 @@ from scipy import stats
 
 # Metric values that differ by less are equal: the same ranks summed in another order are no win.
 TIE = 1e-9
-# Numbers held at once by a resampling (float64: 32 MiB).
+# Numbers in one array of a resampling, of which there are three at once (8 bytes each: 32 MiB).
 _BLOCK = 1 << 22
-_ROUNDING = 1e-12
+# Digits that a sum has whatever the order of its terms, which is the BLAS library's affair.
+_DIGITS = 12
 ALPHA = 0.05
 
 
@@ -151,16 +152,14 @@ def bootstrap_intervals(differences: np.ndarray, samples: int, rng: np.random.Ge
     """
     count = len(differences)
     means = []
-    for size in _blocks(samples, count):
+    for size in _blocks(samples, max(differences.shape)):
         drawn = rng.integers(0, count, (size, count))
         drawn += count * np.arange(size)[:, None]
         times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
         means.append(times.astype(np.float64) @ differences / count)
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5], axis=0)
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5], axis=0).round(_DIGITS) + 0.0  # no -0.0
     same = np.ptp(differences, axis=0) == 0
-    for end in (low, high):
-        end[np.abs(end) < _ROUNDING] = 0.0
-        end[same] = differences[0, same]
+    low[same] = high[same] = differences[0, same]
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
@@ -184,7 +183,7 @@ def randomisation_ps(differences: np.ndarray, permutations: int, rng: np.random.
     if sampled:
         of_these = differences[:, sampled]
         reached, hits = _reached(of_these), np.zeros(len(sampled), dtype=np.int64)
-        for size in _blocks(permutations, count):
+        for size in _blocks(permutations, max(differences.shape)):
             octets = rng.integers(0, 256, (size, -(-count // 8)), dtype=np.uint8)
             sums = _flipped_sums(of_these, np.unpackbits(octets, axis=1, count=count))
             hits += (np.abs(sums) >= reached).sum(axis=0)

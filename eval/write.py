@@ -10,6 +10,7 @@ from typing import Any
 from bgetune.explain import explain
 from bgetune.files import atomic_folder, write_text
 from bgetune.metrics import per_query_table
+from bgetune.progress import progress
 from bgetune.search import write_trec_run
 
 from .examples import add_explanations
@@ -61,11 +62,13 @@ def _write_values(path: Path, sets: Sequence[EvalSet], values: Sequence[Values])
 
 def _write_rankings(folder: Path, sets: Sequence[EvalSet]) -> None:
     taken: set[str] = set()
-    for test in sets:
-        for retriever, by_system in test.found.items():
-            for system, results in by_system.items():
-                name = _unused(f"{_in_a_path(test.name)}.{retriever}.{_in_a_path(system)}", taken)
-                write_trec_run(folder / f"{name}.trec", results, f"{retriever}.{_in_a_path(system)}")
+    with progress(sum(len(by_system) for test in sets for by_system in test.found.values()), "rankings", "file") as bar:
+        for test in sets:
+            for retriever, by_system in test.found.items():
+                for system, results in by_system.items():
+                    name = _unused(f"{_in_a_path(test.name)}.{retriever}.{_in_a_path(system)}", taken)
+                    write_trec_run(folder / f"{name}.trec", results, f"{retriever}.{_in_a_path(system)}")
+                    bar.update()
 
 
 def _in_a_path(name: str) -> str:

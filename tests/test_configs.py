@@ -13,7 +13,8 @@ import yaml
 
 from bgetune.config import JobConfig
 from bgetune.config_io import dotted_keys, flatten, load_job, parse_job, to_dict, to_yaml
-from bgetune.stage_program import run_stage
+from bgetune.errors import UserError
+from bgetune.stage_program import add_run_options, run_stage
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -87,6 +88,22 @@ def test_every_key_can_be_set_by_a_flag_and_is_explained(capsys: pytest.CaptureF
         if text.split()[0] in set(dotted_keys()) and not re.search(r"[a-z]\w* [a-z]\w+", text)
     ]
     assert not silent
+
+
+def test_nothing_stays_from_one_parse_to_the_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Programs that parse more than once, tests and notebooks among them, make the parser once."""
+    file = tmp_path / "job.yaml"
+    file.write_text("output: runs/a\ndata: {domain: {path: a}, guards: {b: {path: b}}}\ntrain: {epochs: 3}\n")
+    first, _ = parse_job(["--config", str(file), "--eval.seed", "4"], "p", "", add_run_options)
+    with pytest.raises(UserError):
+        parse_job(["--print_config", "--train.epocs", "2"], "p", "", add_run_options)
+    capsys.readouterr()
+    second, own = parse_job(["--data.domain.path", "c"], "q", "", add_run_options)
+    assert capsys.readouterr().out == ""
+    assert second == dataclasses.replace(JobConfig(), data=second.data)
+    assert (second.data.domain.path, second.data.guards) == ("c", {})
+    assert own == {"update": False, "force": False}
+    assert parse_job(["--config", str(file), "--eval.seed", "4"], "p", "", add_run_options)[0] == first
 
 
 def test_default_job_survives_to_dict() -> None:

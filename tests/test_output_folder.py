@@ -58,6 +58,14 @@ def test_another_configuration_needs_update(tmp_path, capsys, caplog):
     assert "prepare: still holds, skipped" in caplog.text  # it depends on neither key
 
 
+def test_a_configuration_that_is_no_text(tmp_path, capsys):
+    job = jobs.write(tmp_path)
+    assert main(["data-prep", "prepare", *job.words]) == 0
+    job.run.config_file.write_bytes(b"output: \xff\n")
+    fails(capsys, ["data-prep", "prepare", *job.words], r"config\.yaml: not UTF-8 text", tmp_path / "domain")
+    assert main(["data-prep", "prepare", *job.words, "--update"]) == 0
+
+
 @pytest.mark.parametrize("words", [["data-prep", "prepare"], ["adapt"], ["adapt", "--update", "--eval.seed", "5"]])
 def test_two_at_once(tmp_path, capsys, words):
     job = jobs.write(tmp_path)

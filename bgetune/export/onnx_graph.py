@@ -21,6 +21,7 @@ from bgetune.config import Head
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
 from bgetune.heads import dense
+from bgetune.progress import without_logs
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -118,17 +119,6 @@ def _as_traced(encoder: Encoder) -> Iterator[None]:
         yield
     finally:
         encoder.use_attention(before)
-
-
-@contextmanager
-def without_logs(level: int) -> Iterator[None]:
-    """No log record of this level or below, whoever writes it."""
-    before = logging.root.manager.disable
-    logging.disable(level)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _described(model: ModelProto, graph: EncoderGraph) -> ModelProto:

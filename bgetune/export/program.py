@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from bgetune.config import JobConfig
-from bgetune.config_io import dotted_keys, parse_job
+from bgetune.config_io import option_names, parse_job
 from bgetune.errors import Parser, UserError, did_you_mean, exit_code
 from bgetune.export.push import destination, dry_run, push
 from bgetune.export.push_failures import PushFailed
@@ -101,12 +102,14 @@ def _options(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, rest
 
 
-def _refuse_slips(rest: list[str], ours: Iterable[str]) -> None:
-    """An option spelt much like one of ours: the job's parser, which comes next, knows only its own to suggest."""
-    known = {"--config", "--print_config", "--update", "--force", *(f"--{key}" for key in dotted_keys())}
+def _refuse_slips(rest: list[str], ours: Collection[str]) -> None:
+    """An option spelt most like one of ours: the job's parser, which comes next, would suggest only its own."""
+    known = option_names(add_run_options)
     for option in (word.partition("=")[0] for word in rest):
-        if option.startswith("--") and option not in known and (hint := did_you_mean(option, ours)):
-            raise UserError(f"bgetune export: unknown option {option}{hint}")
+        if option.startswith("--") and "." not in option and option.removesuffix("+") not in known:
+            nearest = get_close_matches(option, [*ours, *known], n=1)
+            if nearest and nearest[0] in ours:
+                raise UserError(f"bgetune export: unknown option {option}{did_you_mean(option, ours)}")
 
 
 def _job_words(rest: list[str]) -> list[str]:

@@ -37,7 +37,7 @@ def export(config: JobConfig, run: Run) -> None:
     encoder = Encoder.load_folder(model, config.model)
     forms = forms_of(config.export, encoder, model)
     texts = texts_to_verify(config.export.verify_texts, own_texts(run.data(config.data.name), config.export))
-    with scratch_folder(_staging(run)) as staging:
+    with scratch_folder(_restored(run.root / f".{run.export.name}.partial", run)) as staging:
         main = staging / run.export.name
         with atomic_folder(main) as folder:
             encoder.save(folder, _DTYPES[config.export.dtype])
@@ -84,10 +84,9 @@ def _say(verified: Verified) -> None:
         raise UserError(f"{line}; another version of it may read the folder right")
 
 
-def _staging(run: Run) -> Path:
-    """In the job's folder: for the export and its forms side by side until all of them are right."""
-    folder = run.root / f".{run.export.name}.partial"
-    for old in folder.glob("old-*"):  # of a start that was killed while it put its work in place
+def _restored(folder: Path, run: Run) -> Path:
+    """`folder` again, when what a start that was killed had moved aside into it is back in its place."""
+    for old in folder.glob("old-*"):
         if not (run.root / old.name.removeprefix("old-")).exists():
             os.replace(old, run.root / old.name.removeprefix("old-"))
     return folder
@@ -95,8 +94,12 @@ def _staging(run: Run) -> Path:
 
 def _put_in_place(staging: Path, run: Run) -> None:
     """All of it, and nothing of an earlier export. A kill in between leaves what no manifest fits: it is done again."""
-    for name in (run.export.name, *FORM_FOLDERS.values()):
-        if (run.root / name).exists():
-            os.replace(run.root / name, staging / f"old-{name}")
-        if (staging / name).exists():
-            os.replace(staging / name, run.root / name)
+    try:
+        for name in (run.export.name, *FORM_FOLDERS.values()):
+            if (run.root / name).exists():
+                os.replace(run.root / name, staging / f"old-{name}")
+            if (staging / name).exists():
+                os.replace(staging / name, run.root / name)
+    except BaseException:
+        _restored(staging, run)
+        raise

@@ -15,12 +15,11 @@ from typing import Any, Literal
 from bgetune.config import Head
 from bgetune.encoder import Encoder
 from bgetune.export.forms_read import ADAPTER, MULTI_VECTOR_ENCODER, SPARSE_ENCODER
-from bgetune.export.onnx_graph import without_logs
 from bgetune.export.onnx_read import ONNX, ONNX_INT8
 from bgetune.export.readers import OF_THE_FOLDER
 from bgetune.export.reading import Read, Reader, cosine_losses, differences, our_read, tokenized
 from bgetune.heads import MCLS_EVERY
-from bgetune.progress import progress
+from bgetune.progress import progress, without_logs
 
 READERS: tuple[Reader, ...] = (*OF_THE_FOLDER, ONNX, ONNX_INT8, MULTI_VECTOR_ENCODER, SPARSE_ENCODER, ADAPTER)
 LIMITS = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 5e-2}
