@@ -1,4 +1,4 @@
-"""The house: two floors, relative imports inside a stage, every file in the README, every package in the wheel."""
+"""The house: two floors, relative imports inside a stage, every file in docs/files.md, every package in the wheel."""
 
 from __future__ import annotations
 
@@ -71,11 +71,10 @@ def test_a_stage_imports_itself_relatively() -> None:
     assert not wrong, "an absolute import of its own stage has another name in the wheel:\n" + "\n".join(wrong)
 
 
-def tree_in_readme() -> dict[str, str]:
-    """Path -> its line's words, from the README's file tree: two spaces a level, folders end in a slash."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.split("## Files", 1)[1]
-    block = section.split("```text\n", 1)[1].split("```", 1)[0]
+def tree_of_files() -> dict[str, str]:
+    """Path -> its line's words, from the tree in docs/files.md: two spaces a level, folders end in a slash."""
+    text = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    block = text.split("```text\n", 1)[1].split("```", 1)[0]
     found: dict[str, str] = {}
     above: list[str] = []
     for line in block.splitlines():
@@ -88,17 +87,17 @@ def tree_in_readme() -> dict[str, str]:
     return found
 
 
-def test_readme_tree_has_every_file_once_with_a_line() -> None:
-    tree = tree_in_readme()
+def test_every_file_has_a_line_in_the_tree() -> None:
+    tree = tree_of_files()
     # a folder's own line speaks for its __init__.py
     modules = [p for p in sources(*SHIPPED, "scripts", "tests") if p.name != "__init__.py"]
     configs = sorted((ROOT / "configs").glob("*.yaml"))
     missing = [str(p.relative_to(ROOT)) for p in (*modules, *configs) if str(p.relative_to(ROOT)) not in tree]
-    assert not missing, f"README.md's file tree lacks {missing}"
+    assert not missing, f"docs/files.md lacks {missing}"
     gone = [name for name in tree if not (ROOT / name).exists()]
-    assert not gone, f"README.md's file tree names what is not there: {gone}"
+    assert not gone, f"docs/files.md names what is not there: {gone}"
     silent = [name for name, words in tree.items() if not words]
-    assert not silent, f"README.md's file tree says nothing about {silent}"
+    assert not silent, f"docs/files.md says nothing about {silent}"
 
 
 def test_every_package_folder_is_listed_and_every_listed_one_exists() -> None:
