@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +26,7 @@ from eval.__main__ import main as evaluate
 from tests import tiny
 from train.__main__ import main as train
 
+ROOT = Path(__file__).parents[1]
 _PROGRAMS = {
     "prepare": lambda words: data_prep(["prepare", *words]),
     "mine": lambda words: data_prep(["mine", *words]),
@@ -121,6 +125,22 @@ def hashes(folder: Path) -> dict[str, str]:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, locks too."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def half_done(folder: Path) -> list[Path]:
+    """What an atomic write that did not come to its end would have left."""
+    return [path for path in folder.rglob("*") if ".partial" in path.name or ".old" in path.name]
+
+
+def torchrun(ranks: int, *words: object) -> None:
+    """Processes of one launch, here where the tests are."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    done = subprocess.run(
+        [*launch, *map(str, words)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[:6000]
+    assert "Traceback" not in done.stderr
 
 
 def only_error(capsys: pytest.CaptureFixture[str]) -> str:

@@ -66,7 +66,7 @@ def test_it_leaves_everything_and_names_model_and_report(adapted):
     assert made == {
         ".lock", "config.yaml", "data", "mined", "checkpoints", "logs", "report", "export", "vectors", "manifests"
     }  # fmt: skip
-    assert [path for path in run.root.rglob("*") if ".partial" in path.name or ".old" in path.name] == []
+    assert jobs.half_done(run.root) == []
     assert {path.name for path in (run.root / "manifests").glob("*.json")} == {f"{name}.json" for name in NAMES}
     for name in ("report.json", "report.md", "report.html", "per_query.parquet"):
         assert (run.report / name).is_file()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from data_prep.__main__ import main
 from tests import jobs, tiny
-from tests.jobs import Job, hashes
+from tests.jobs import Job, half_done, hashes, torchrun
 
 ROOT = Path(__file__).parents[1]
 # All three mine a job, then the first two another one, as if they had been launched alone. These need a meeting point
@@ -50,18 +47,11 @@ def mined(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Job]:
     model = tiny.m3(top / "m3")
     made = {count: write_job(top / str(count), model) for count in (1, 2, 3)}
     assert main(["mine", *made[1].words]) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3"]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     program = top / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")
-    words = [str(program), str(made[3].file), str(made[2].file), str(port)]
-    done = subprocess.run(
-        [*launch, *words], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[:6000]
-    assert "Traceback" not in done.stderr
+    torchrun(3, program, made[3].file, made[2].file, port)
     return made
 
 
@@ -78,7 +68,7 @@ def test_the_mined_files_are_those_of_one_process(mined: dict[int, Job], process
 def test_nothing_half_done_is_left(mined: dict[int, Job], processes: int) -> None:
     root = mined[processes].run.root
     assert not (root / "mining").exists()
-    assert not [path for path in root.rglob("*") if ".partial" in path.name or ".old" in path.name]
+    assert half_done(root) == []
 
 
 def test_what_several_mined_holds_for_one(mined: dict[int, Job], caplog: pytest.LogCaptureFixture) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,17 +13,12 @@ from safetensors.torch import load_file
 
 from bgetune.files import read_json
 from tests import jobs, tiny
+from tests.jobs import torchrun
 from tests.rank_worker import CASES, flat, made_up
 from train.__main__ import main as train
 from train.ranks import gather, shares
 
 ROOT = Path(__file__).parents[1]
-
-
-def torchrun(ranks: int, *words: object) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    done = subprocess.run([*launch, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
