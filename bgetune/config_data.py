@@ -200,8 +200,9 @@ class MineConfig:
     """Drop what shares this much of its words (Jaccard) with a positive; null: off."""
     agreement: tuple[Signal, ...] = ()
     """Two signals: drop what both of them rank above the best positive, whatever its score."""
-    sampling: Literal["random", "top", "weighted"] = "random"
-    """random: sample the window by seed; top: its first ranks; weighted: sample, the higher scores more often."""
+    sampling: Literal["top", "weighted", "random"] = "top"
+    """top: the first ranks of the window; weighted: sample it by seed, higher scores more often; random: sample it by
+    seed, with fewer false negatives and less to learn from (docs/benchmarks.md, "Sources and filters")."""
     index: str = "auto"
     """FAISS factory string of the dense index, such as Flat, IVF4096,Flat, HNSW32, IVF4096,PQ48x8. auto: Flat (exact),
     IVF or IVF with PQ by the size of the corpus and the memory."""

@@ -47,24 +47,25 @@ from data_prep.neardup import near_duplicates
 from train.launch import keep_freed_memory
 
 TOOLS, BASE = (OURS, FLAG, SENTENCE), "base"
+RANDOM: dict[str, Any] = {"sampling": "random"}
 NO_FILTER: dict[str, Any] = {"max_share_of_positive": None, "near_duplicate": None}
 VARIANTS: dict[str, dict[str, Any]] = {
     OURS: {},
-    "dense, ranks 10 to 100": {"rank_first": 10},
+    "top, no filter": NO_FILTER,
+    "weighted": {"sampling": "weighted"},
+    "random": RANDOM,
+    "random of ranks 10 to 100": {**RANDOM, "rank_first": 10},
+    "random, no filter": {**RANDOM, **NO_FILTER},
+    "random, share .9": {**RANDOM, "max_share_of_positive": 0.9},
+    "random, margin .1": {**RANDOM, "max_share_of_positive": None, "margin": 0.1},
+    "random, agreement of dense and bm25": {**RANDOM, **NO_FILTER, "agreement": ("dense", "bm25")},
+    "random of bm25": {**RANDOM, "sources": {"bm25": 1.0}},
+    "random of dense 1, bm25 1": {**RANDOM, "sources": {"dense": 1.0, "bm25": 1.0}},
+    "random of dense 4, the corpus 1": {**RANDOM, "sources": {"dense": 4.0, "random": 1.0}},
+    "random of the corpus": {**RANDOM, "sources": {"random": 1.0}},
     "no hard negatives": {"method": "none"},
-    "dense, no filter": NO_FILTER,
-    "bm25": {"sources": {"bm25": 1.0}},
-    "random": {"sources": {"random": 1.0}},
-    "dense, top": {"sampling": "top"},
-    "dense 1, bm25 1": {"sources": {"dense": 1.0, "bm25": 1.0}},
-    "dense, share .9": {"max_share_of_positive": 0.9},
-    "dense, margin .1": {"max_share_of_positive": None, "margin": 0.1},
-    "dense, agreement of dense and bm25": {**NO_FILTER, "agreement": ("dense", "bm25")},
-    "dense, top, no filter": {**NO_FILTER, "sampling": "top"},
-    "dense, weighted": {"sampling": "weighted"},
-    "dense 4, random 1": {"sources": {"dense": 4.0, "random": 1.0}},
 }
-"""What differs from the defaults of `mine`: dense, random of ranks 1 to 100, share .95, near-duplicates at .8."""
+"""What differs from the defaults of `mine`: dense, the top of ranks 1 to 100, share .95, near-duplicates at .8."""
 
 
 @dataclass(frozen=True)
@@ -277,6 +278,7 @@ def main() -> None:
     parser.add_argument("--hn_mine", type=Path, help="FlagEmbedding's scripts/hn_mine.py")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sets", nargs="+", default=["medquad", "tatqa"])
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="VARIANT")
     parser.add_argument("--passages", type=int, default=2000, help="of MedQuAD")
     parser.add_argument("--test_queries", type=int, default=400)
     parser.add_argument("--steps", type=int, default=32)
@@ -296,10 +298,10 @@ def main() -> None:
         mined(bench, FLAG_SMALL, results, options.hn_mine)
     if options.what == "sources":
         benches = [open_set(name, options) for name in options.sets]
-        found = {(v, bench.name): mined(bench, v, results, None) for bench in benches for v in VARIANTS}
+        found = {(v, bench.name): mined(bench, v, results, None) for bench in benches for v in options.variants}
         for bench in benches:
             train_and_measure(bench, BASE, bench.base, 0, results)
-        for variant in VARIANTS:
+        for variant in options.variants:
             for bench in benches:
                 for seed in options.seeds:
                     train_and_measure(bench, variant, found[variant, bench.name], seed, results)

@@ -138,7 +138,8 @@ def check_script(words: tuple[str, ...]) -> None:
     """`python scripts/NAME.py`: it is there, and its source knows the options."""
     source = (ROOT / words[1]).read_text(encoding="utf-8")
     for option in (word.split("=")[0] for word in words[2:] if word.startswith("--")):
-        of_job = "parse_job" in source and option.removeprefix("--") in (*dotted_keys(), "config")
+        takes_job = "parse_job" in source or "parse_known_args" in source
+        of_job = takes_job and option.removeprefix("--") in (*dotted_keys(), "config")
         assert f'"{option}"' in source or of_job or option == "--help", f"{words[1]} has no {option}"
 
 
