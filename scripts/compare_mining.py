@@ -51,6 +51,7 @@ RANDOM: dict[str, Any] = {"sampling": "random"}
 NO_FILTER: dict[str, Any] = {"max_share_of_positive": None, "near_duplicate": None}
 VARIANTS: dict[str, dict[str, Any]] = {
     OURS: {},
+    "top, near-duplicates alone": {"max_share_of_positive": None},
     "top, no filter": NO_FILTER,
     "weighted": {"sampling": "weighted"},
     "random": RANDOM,

@@ -416,3 +416,14 @@ def test_summary_is_plain_in_a_log_file():
 def test_summary_goes_to_stdout(capsys):
     print_summary(an_input())
     assert "7 negatives for 4 queries" in capsys.readouterr().out
+
+
+def test_queries_without_negatives_are_counted_and_the_filter_that_dropped_most_is_named():
+    few = [TooFew("q1", "one", 0), TooFew("q2", "two", 0), TooFew("q3", "three", 1)]
+    limit = "score above the limit of mine.max_share_of_positive (0.95)"
+    facts = replace(an_input(), too_few=few, dropped={"dense": {"known positive": 90, limit: 50, "same text": 2}})
+    (said,) = [remark.text for remark in remarks(facts) if "fewer than" in remark.text]
+    assert said == (
+        "3 queries have fewer than 2 negatives (75.0 %), 2 of them none; they train with what they have. "
+        f"What dropped most: {limit}. A larger mine.rank_last or a looser filter gives more."
+    )

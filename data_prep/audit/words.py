@@ -59,10 +59,13 @@ def _too_few(facts: AuditInput) -> Remark:
     if not few:
         return Remark("fine", f"Every query has the {wanted} negatives that were asked for.")
     shown = f"{count(few, 'query has', 'queries have')} fewer than {wanted} negatives"
+    none = sum(query.negatives == 0 for query in facts.too_few)
+    without = f", {none:,} of them none" if none else ""
+    most = next((f"What dropped most: {reason}. " for reason, _, _ in drop_rows(facts) if "mine." in reason), "")
     return Remark(
         "look",
-        f"{shown} ({percent(few, facts.n_queries)}); they train with what they have. "
-        "A larger mine.rank_last or a looser filter gives more.",
+        f"{shown} ({percent(few, facts.n_queries)}){without}; they train with what they have. "
+        f"{most}A larger mine.rank_last or a looser filter gives more.",
     )
 
 
