@@ -162,7 +162,7 @@ def _parser(add_own: _AddOptions | None) -> tuple[_Parser, set[str]]:
     return parser, own
 
 
-def option_names(add_own: _AddOptions | None = None) -> set[str]:
+def option_names(add_own: _AddOptions | None) -> set[str]:
     """Every option that `parse_job` takes, with its dashes."""
     return set(_parser(add_own)[0]._option_string_actions)
 

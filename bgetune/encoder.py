@@ -89,7 +89,7 @@ class Encoder(nn.Module):
         return encoder.to(this_device())
 
     def _refuse_what_cannot_be(self, config: ModelConfig) -> None:
-        if len(self.tokenizer.get_vocab()) <= len(self.tokenizer.all_special_ids):
+        if len(self.tokenizer) <= len(self.tokenizer.all_special_ids):
             # transformers makes an empty one where the folder has none, and says nothing
             raise UserError(f"model.name_or_path: {self.tokenizer.name_or_path} holds no tokenizer; copy its files too")
         if self.spec.pooling == "mcls" and self.tokenizer.cls_token_id is None:

@@ -163,11 +163,6 @@ def bootstrap_intervals(differences: np.ndarray, samples: int, rng: np.random.Ge
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
-def randomisation_p(differences: np.ndarray, permutations: int, rng: np.random.Generator) -> float:
-    """That of one column, float64 [Q]."""
-    return randomisation_ps(differences[:, None], permutations, rng)[0]
-
-
 def randomisation_ps(differences: np.ndarray, permutations: int, rng: np.random.Generator) -> list[float]:
     """Two-sided p of Fisher's paired randomisation test on the mean (Smucker, Allan, Carterette, CIKM 2007), by column.
 

@@ -17,7 +17,6 @@ from eval.significance import (
     bootstrap_intervals,
     compare,
     compare_all,
-    randomisation_p,
     randomisation_ps,
     verdict,
 )
@@ -46,7 +45,7 @@ def test_randomisation_is_exact_for_few_queries(seed: int):
     differences = np.random.default_rng(seed).normal(0.3, 1, 9).round(1)  # rounded, so that sums tie
     sums = [abs(np.dot(signs, differences)) for signs in itertools.product((-1, 1), repeat=9)]
     brute = np.mean([total >= abs(differences.sum()) - 1e-9 for total in sums])
-    assert randomisation_p(differences, 1000, np.random.default_rng(0)) == pytest.approx(brute)
+    assert randomisation_ps(differences[:, None], 1000, np.random.default_rng(0)) == [pytest.approx(brute)]
     by_scipy = stats.permutation_test(
         (differences, np.zeros(9)), mean_difference, permutation_type="samples", n_resamples=1000, vectorized=True
     )
@@ -82,7 +81,7 @@ def test_interval_and_t_agree_with_scipy():
 
 def test_p_is_uniform_under_a_true_null():
     rng = np.random.default_rng(0)
-    values = [randomisation_p(rng.normal(0, 1, 30), 200, rng) for _ in range(500)]
+    values = [randomisation_ps(rng.normal(0, 1, (30, 1)), 200, rng)[0] for _ in range(500)]
     assert stats.kstest(values, "uniform").pvalue > 0.01
     assert 0.02 < np.mean(np.array(values) <= 0.05) < 0.09
 
