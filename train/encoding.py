@@ -19,6 +19,8 @@ from bgetune.encoder import Encoder
 from bgetune.heads import TokenPlan
 from bgetune.representations import Representations, SparseRows, TokenVectors, join
 
+from .dropout import quick_dropout
+
 # Texts are packed by length into buckets of so many tokens even where a step is one graph: padding costs more
 _BUCKET_TOKENS = 8192
 
@@ -90,7 +92,8 @@ class StepEncoding:
         torch.manual_seed(self._seed + number)
         batch, device = self._batches[number], self._encoder.device
         embedded = torch.nn.functional.embedding(torch.searchsorted(vocabulary, batch.ids).to(device), table)
-        return self._encoder(batch.ids.to(device), batch.mask.to(device), self._heads, embedded, batch.plan)
+        with quick_dropout(device):
+            return self._encoder(batch.ids.to(device), batch.mask.to(device), self._heads, embedded, batch.plan)
 
     def backward(self, loss: Tensor) -> None:
         """From the loss to the gradients of all weights."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from bgetune.config import Head
 from bgetune.encoder import Encoder
 
+from .dropout import quick_dropout
 from .encoding import Precision, tensors_of
 
 log = logging.getLogger("bgetune")
@@ -102,7 +103,8 @@ def _bytes_of(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-    with precision(), torch.autograd.graph.saved_tensors_hooks(kept.see, lambda tensor: tensor):
+    keep = torch.autograd.graph.saved_tensors_hooks(kept.see, lambda tensor: tensor)
+    with precision(), quick_dropout(device), keep:
         found = encoder(ids.to(device), mask.to(device), heads)
     loss = torch.stack([tensor.sum() for tensor in tensors_of(found).values()]).sum()
     if device.type != "cuda" or not loss.requires_grad:

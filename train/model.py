@@ -12,6 +12,7 @@ from bgetune.config import LoraConfig, TrainConfig
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
 
+from .dropout import quick_dropout
 from .objective import Temperatures, trained_heads
 
 
@@ -32,7 +33,9 @@ def set_up(encoder: Encoder, config: TrainConfig) -> None:
     if config.lora.rank:
         encoder.backbone = _with_adapters(encoder.backbone, config.lora, config.seed)
     if config.gradient_checkpointing:
-        encoder.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # what is computed again must draw the same masks
+        contexts = {"context_fn": lambda: (quick_dropout(encoder.device), quick_dropout(encoder.device))}
+        encoder.backbone.gradient_checkpointing_enable({"use_reentrant": False, **contexts})
     if not any(parameter.requires_grad for parameter in encoder.parameters()):
         raise UserError("train.freeze: nothing is left to train; train a sparse or multi-vector head, or freeze less")
 

@@ -90,6 +90,8 @@ def loss_and_gradients(
     learner: Learner, batch: Batch, config: TrainConfig, step: int, seed: int
 ) -> tuple[dict[str, Tensor], StepEncoding, int]:
     """The step up to the optimizer: loss terms and health by name; the gradients are in the parameters."""
+    # now, not before they are needed: so the last step's are not in memory beside this one's graph
+    learner.optimizer.zero_grad(set_to_none=True)
     encoder = learner.encoder
     query_ids, _ = encoder.tokenize(batch.queries, "query")
     passage_ids, _ = encoder.tokenize(batch.passages, "passage")
@@ -118,7 +120,6 @@ def loss_and_gradients(
     stop_unless_finite("loss", losses["loss"])
     stop_if_all_empty(health)
 
-    learner.optimizer.zero_grad(set_to_none=True)
     encoding.backward(losses["loss"])
     sum_gradients(encoder.parameters(), learner.temperatures.parameters())
     figures = {**losses, **health, **gradient_figures(found), **learned_temperatures(learner.temperatures)}
