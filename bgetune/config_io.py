@@ -126,7 +126,8 @@ def _one_line(message: str, options: Iterable[str] = ()) -> str:
         option = match[1].split("=")[0].lstrip("-")
         head = option.rpartition(".")[0]
         siblings = [key.rpartition(".")[2] for key in options if key.rpartition(".")[0] == head]
-        return f"unknown option --{option}{_nearest_key(option, siblings)}"
+        hint = re.sub(r'"([\w.-]+)"', r'"--\1"', _nearest_key(option, siblings))
+        return f"unknown option --{option}{hint}"
     flat = " ".join(message.split())
     union = r'[Kk]ey "([\w.]+)": Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*'
     if match := re.search(union + r"Given value: (.*)", flat):
@@ -142,6 +143,16 @@ def _one_line(message: str, options: Iterable[str] = ()) -> str:
 class _Parser(jsonargparse.ArgumentParser):
     """Reports a mistake by raising UserError, never by printing usage and exiting."""
 
+    own: frozenset[str] = frozenset()
+    """Names of the options that are the program's and not the job's."""
+
+    def dump(self, cfg: jsonargparse.Namespace, **options: Any) -> str:
+        """The job alone: what --print_config shows is to be a job's file."""
+        job = cfg.clone()
+        for name in self.own:
+            job.pop(name, None)
+        return super().dump(job, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
         raise UserError(_one_line(message, [option.lstrip("-") for option in self._option_string_actions]))
 
@@ -150,21 +161,14 @@ _AddOptions = Callable[[jsonargparse.ArgumentParser], None]
 
 
 @functools.cache  # to make one takes longer than to use it
-def _parser(add_own: _AddOptions | None) -> tuple[_Parser, set[str]]:
-    """The parser of a program, and the names of the options that are its own and not the job's."""
+def _parser(add_own: _AddOptions | None) -> _Parser:
     parser = _Parser(exit_on_error=False, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with the job; flags after it win.")
-    own: set[str] = set()
     if add_own is not None:
         add_own(parser)
-        own = {action.dest for action in parser._actions}
+    parser.own = frozenset(action.dest for action in parser._actions) - {"help", "config", "print_config"}
     parser.add_class_arguments(JobConfig)
-    return parser, own
-
-
-def option_names(add_own: _AddOptions | None) -> set[str]:
-    """Every option that `parse_job` takes, with its dashes."""
-    return set(_parser(add_own)[0]._option_string_actions)
+    return parser
 
 
 def parse_job(
@@ -188,7 +192,7 @@ def parse_job(
     Raises:
         UserError: unknown key or option, wrong type, value out of range, missing or broken file.
     """
-    parser, own = _parser(add_own)
+    parser = _parser(add_own)
     parser.prog, parser.description = prog, description
     argv = [_shipped(word) for word in argv]
     for path in _config_paths(argv):
@@ -202,8 +206,7 @@ def parse_job(
     finally:
         vars(parser).pop("print_config", None)  # asked for with a mistake beside it, the next parse would print
     values = {field.name: names[field.name] for field in dataclasses.fields(JobConfig)}
-    extras = {key: names[key] for key in own if key in names and key not in ("help", "config", "print_config")}
-    return check(JobConfig(**values), is_job), extras
+    return check(JobConfig(**values), is_job), {name: names[name] for name in parser.own}
 
 
 def _shipped(word: str) -> str:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonargparse
 
@@ -32,7 +33,7 @@ def add_run_options(parser: jsonargparse.ArgumentParser) -> None:
 def run_stage(
     name: str, body: Callable[[JobConfig, Run], None], argv: Sequence[str] | None = None, prog: str | None = None
 ) -> int:
-    """The main program of a stage: parse, lock, skip if the work holds, do it, write the manifest."""
+    """The main program of a stage: read the words and do it."""
     stage = stage_named(name)
 
     def program() -> int | None:
@@ -41,28 +42,39 @@ def run_stage(
         description = f"{stage.name}: {stage.what}."
         options = add_round_options if stage.in_rounds else add_run_options
         config, own = parse_job(words, prog or f"python -m {' '.join(stage.command)}", description, options)
-        number = _round(own.get("round"), stage, config)
-        if rank() != 0:
-            # decides as rank 0 does: a manifest that holds stays as it is; and leaves the telling to it
-            log.setLevel(logging.ERROR)
-            run = Run(Path(config.output), number)
-            if stage.on_every_rank and (own["force"] or not holds(stage, config, run)):
-                body(config, run)
-            return None
-        with open_run(config, own["update"]) as opened:
-            run = replace(opened, round=number)
-            _refuse_missing_inputs(stage, config, run)
-            _warn_of_changes_before(stage, config, run)
-            made_from = fingerprint(stage, config, run)
-            if not own["force"] and holds(stage, config, run, made_from):
-                log.info("%s: still holds, skipped (--force does it again)", name)
-            else:
-                begin(stage, run, made_from, own["force"])
-                body(config, run)
-                seal(stage, config, run, made_from)
-            return keeps_limits(stage, config, run)
+        return do_stage(stage, body, config, own)
 
     return exit_code(program)
+
+
+def do_stage(
+    stage: Stage, body: Callable[[JobConfig, Run], None], config: JobConfig, own: dict[str, Any]
+) -> int | None:
+    """Lock, skip if the work holds, do it, write the manifest.
+
+    Args:
+        own: what `add_run_options` adds to the job's options, and `add_round_options` where the stage is in rounds.
+    """
+    number = _round(own.get("round"), stage, config)
+    if rank() != 0:
+        # decides as rank 0 does: a manifest that holds stays as it is; and leaves the telling to it
+        log.setLevel(logging.ERROR)
+        run = Run(Path(config.output), number)
+        if stage.on_every_rank and (own["force"] or not holds(stage, config, run)):
+            body(config, run)
+        return None
+    with open_run(config, own["update"]) as opened:
+        run = replace(opened, round=number)
+        _refuse_missing_inputs(stage, config, run)
+        _warn_of_changes_before(stage, config, run)
+        made_from = fingerprint(stage, config, run)
+        if not own["force"] and holds(stage, config, run, made_from):
+            log.info("%s: still holds, skipped (--force does it again)", stage.name)
+        else:
+            begin(stage, run, made_from, own["force"])
+            body(config, run)
+            seal(stage, config, run, made_from)
+        return keeps_limits(stage, config, run)
 
 
 def keeps_limits(stage: Stage, config: JobConfig, run: Run) -> int:

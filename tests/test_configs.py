@@ -6,6 +6,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import yaml
 from bgetune.config import JobConfig
 from bgetune.config_io import dotted_keys, flatten, load_job, parse_job, to_dict, to_yaml
 from bgetune.errors import UserError
-from bgetune.stage_program import add_run_options, run_stage
+from bgetune.stage_program import add_round_options, add_run_options, run_stage
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -57,9 +58,13 @@ def test_effective_config_holds_every_key(config: Path) -> None:
     assert not absent
 
 
-def test_print_config_is_the_job(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("add_own", [None, add_run_options, add_round_options])
+def test_print_config_is_the_job(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], add_own: Callable[..., None] | None
+) -> None:
+    """A job's file, without the program's own options, which no file may hold."""
     with pytest.raises(SystemExit) as stop:
-        parse_job(["--config", str(config), "--train.max_steps", "7", "--print_config"], "bgetune", "")
+        parse_job(["--config", str(config), "--train.max_steps", "7", "--print_config"], "bgetune", "", add_own)
     assert stop.value.code in (0, None)
     printed = tmp_path / "printed.yaml"
     printed.write_text(capsys.readouterr().out, encoding="utf-8")
@@ -153,7 +158,7 @@ MISTAKES: dict[str, tuple[str | None, list[str], str]] = {
     "missing file": (None, [], "job.yaml does not exist"),
     "empty file": ("", [], "the file is empty"),
     "file of comments": ("# nothing yet\n", [], "the file is empty"),
-    "unknown option": (GOOD, ["--train.lerning_rate", "1"], 'did you mean "train.learning_rate"?'),
+    "unknown option": (GOOD, ["--train.lerning_rate", "1"], 'did you mean "--train.learning_rate"?'),
     "abbreviated option": (GOOD, ["--train.learning_rat", "1"], "--train.learning_rat"),
     "option without a value": (GOOD, ["--train.max_steps"], "--train.max_steps"),
     "value out of range": (

@@ -9,10 +9,7 @@ import pytest
 
 from bgetune.config import ExportConfig, HubConfig, JobConfig, LoraConfig, MergeConfig, ModelConfig, TrainConfig
 from bgetune.config_check import check
-from bgetune.config_io import option_names
 from bgetune.errors import UserError
-from bgetune.export import program
-from bgetune.stage_program import add_run_options
 
 
 def checked(**sections: Any) -> JobConfig:
@@ -79,10 +76,3 @@ def test_what_will_do() -> None:
     checked(export=ExportConfig(forms=("multi_vector_encoder",), onnx=("fp32", "int8"), language="en, de"))
     checked(hub=HubConfig(repo="my-org/bge.v1", revision="v1/rc-2", checkpoints="best"))
     checked(train=TrainConfig(lora=LoraConfig(rank=4)), export=ExportConfig(forms=("adapter",)))
-
-
-def test_no_option_of_a_job_is_taken_for_a_slip_of_an_option_of_a_push() -> None:
-    for option in option_names(add_run_options):
-        if option not in ("--push", "--private", "--revision", "--pr", "--dry-run"):
-            assert program._options(["runs/job", option])[1] == ["runs/job", option]
-    assert program._options(["--eval.fusions+", "wsum"])[1] == ["--eval.fusions+", "wsum"]

@@ -420,7 +420,7 @@ def test_a_mistake_is_one_line_that_names_the_option(mistake: str) -> None:
         (["--train.dev_retriever", "bm25"], "train.dev_retriever: expected one of 'auto', 'dense'"),
         (["--train.micro_batch_tokens", "some"], "train.micro_batch_tokens: expected "),
         (["--train.heads", "[dense,dense]"], "train.heads: ['dense', 'dense'] will not do"),
-        (["--train.lora.rnk", "8"], 'unknown option --train.lora.rnk; did you mean "train.lora.rank"?'),
+        (["--train.lora.rnk", "8"], 'unknown option --train.lora.rnk; did you mean "--train.lora.rank"?'),
     ],
 )
 def test_a_mistake_in_the_words_is_one_line_too(flags: list[str], expected: str) -> None:

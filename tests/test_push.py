@@ -358,7 +358,7 @@ def test_options_that_make_no_sense(config, options, says):
     [
         (["--push", f"org/{TOKEN}"], _SECRET),
         (["--dry-run"], "--dry-run: nothing is pushed; name a repository"),
-        (["--push"], "bgetune export: argument --push: expected one argument"),
+        (["--push"], "argument --push: expected one argument"),
         (["--push", REPO, "--config", "c.yaml"], "and --config; name the job's folder or its file, not both"),
     ],
 )

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Collection, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 from pathlib import Path
 
+import jsonargparse
+
 from bgetune.config import JobConfig
-from bgetune.config_io import option_names, parse_job
-from bgetune.errors import Parser, UserError, did_you_mean, exit_code
+from bgetune.config_io import parse_job
+from bgetune.errors import UserError, exit_code
 from bgetune.export.push import destination, dry_run, push
 from bgetune.export.push_failures import PushFailed
 from bgetune.export.push_secret import hub_token
 from bgetune.processes import rank
 from bgetune.run import Run, locked
-from bgetune.stage_program import add_run_options, run_stage
+from bgetune.stage_program import add_run_options, do_stage
+from bgetune.stages import stage_named
 
 _HELP = """usage: bgetune export RUN [--push ORG/NAME] [--private] [--revision R] [--pr] [--dry-run]
        bgetune export --config FILE [--section.key VALUE ...] [--push ORG/NAME ...]
@@ -54,26 +55,21 @@ def main(words: Sequence[str]) -> int:
     return exit_code(lambda: _export(list(words)))
 
 
-def _export(words: list[str]) -> int:
-    options, rest = _options(words)
-    of_job = _job_words(rest)
-    pushes = options.push is not None or options.private or options.revision or options.pr or options.dry_run
-    if not pushes and not of_job:
+def _export(words: list[str]) -> int | None:
+    if not words:
         raise UserError("bgetune export: name a job's folder, or --config FILE; --help shows how")
-    if "--print_config" in of_job:
-        return run_stage("export", _stage, of_job, prog="bgetune export")
-    config, _ = parse_job(of_job, "bgetune export", "", add_run_options)
-    to = destination(config, options.push, options.private, options.revision, options.pr)
-    if to is None and options.dry_run:
+    config, own = parse_job(_job_words(words), "bgetune export", "", _add_options)
+    to = destination(config, own["push"], own["private"], own["revision"], own["pr"])
+    if to is None and own["dry_run"]:
         raise UserError("--dry-run: nothing is pushed; name a repository with --push ORG/NAME or hub.repo")
-    if to is not None and not options.dry_run:
-        hub_token("hub.repo" if options.push is None else "--push")  # before an hour's work, not after it
-    code = run_stage("export", _stage, of_job, prog="bgetune export")
+    if to is not None and not own["dry_run"]:
+        hub_token("hub.repo" if own["push"] is None else "--push")  # before an hour's work, not after it
+    code = do_stage(stage_named("export"), _stage, config, own)
     if code or to is None or rank() != 0:
         return code
     run = Run(Path(config.output), config.adapt.rounds)
     with locked(run):
-        if options.dry_run:
+        if own["dry_run"]:
             dry_run(run, to)
             return 0
         try:
@@ -84,32 +80,18 @@ def _export(words: list[str]) -> int:
     return 0
 
 
+def _add_options(parser: jsonargparse.ArgumentParser) -> None:
+    add_run_options(parser)
+    parser.add_argument("--push", type=str)
+    parser.add_argument("--revision", type=str)
+    for flag in ("--private", "--pr", "--dry-run"):
+        parser.add_argument(flag, action="store_true")
+
+
 def _stage(config: JobConfig, run: Run) -> None:
     from bgetune.export.stage import export  # a mistake in the words is told before it is imported, which takes seconds
 
     export(config, run)
-
-
-def _options(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = Parser(prog="bgetune export", add_help=False, allow_abbrev=False)
-    parser.add_argument("--push")
-    parser.add_argument("--private", action="store_true")
-    parser.add_argument("--revision")
-    parser.add_argument("--pr", action="store_true")
-    parser.add_argument("--dry-run", action="store_true")
-    options, rest = parser.parse_known_args(words)
-    _refuse_slips(rest, parser._option_string_actions)
-    return options, rest
-
-
-def _refuse_slips(rest: list[str], ours: Collection[str]) -> None:
-    """An option spelt most like one of ours: the job's parser, which comes next, would suggest only its own."""
-    known = option_names(add_run_options)
-    for option in (word.partition("=")[0] for word in rest):
-        if option.startswith("--") and "." not in option and option.removesuffix("+") not in known:
-            nearest = get_close_matches(option, [*ours, *known], n=1)
-            if nearest and nearest[0] in ours:
-                raise UserError(f"bgetune export: unknown option {option}{did_you_mean(option, ours)}")
 
 
 def _job_words(rest: list[str]) -> list[str]:
