@@ -28,8 +28,6 @@ from .significance import Comparison, compare_all, holm, verdict
 from .slices import matrix, slices
 
 FORMAT = 2
-METRIC = DECIDING
-"""What the verdicts, the headline and the examples are about, of the retriever that chose the checkpoint on dev."""
 
 _PACKAGES = (
     "bgetune",
@@ -101,7 +99,7 @@ def build_report(
         "title": title,
         "reference": next(iter(measured.systems)),
         "systems": measured.systems,
-        "metric": METRIC,
+        "metric": DECIDING,
         "metrics": metrics_of(config.eval),
         "sets": _sets(sets, values, config.eval, list(measured.systems), deciding),
         "hybrid_weights": measured.hybrid_weights,
@@ -118,7 +116,7 @@ def build_report(
 
 def metrics_of(settings: EvalConfig) -> list[str]:
     """Those of the tables; the one that decides is always there."""
-    return list(dict.fromkeys((METRIC, *settings.metrics)))
+    return list(dict.fromkeys((DECIDING, *settings.metrics)))
 
 
 def _sets(
@@ -179,7 +177,7 @@ def _measured_set(
     others: list[str],
     deciding: str,
 ) -> dict[str, Any]:
-    decided = {system: found[METRIC] for system, found in values[deciding].items()}
+    decided = {system: found[DECIDING] for system, found in values[deciding].items()}
     part = {
         "role": test.role,
         "n_queries": len(test.queries),
@@ -187,7 +185,7 @@ def _measured_set(
         "left_out": test.left_out,
         "data_hash": test.data_hash,
         "decided_by": deciding,
-        "verdicts": {name: verdict(Comparison.from_row(gains[deciding][name][METRIC])) for name in others},
+        "verdicts": {name: verdict(Comparison.from_row(gains[deciding][name][DECIDING])) for name in others},
         "retrievers": {name: {s: means(found) for s, found in by_system.items()} for name, by_system in values.items()},
         "gains": gains,
         "differences": {name: _spread(decided[name] - decided[reference]) for name in others},
@@ -196,7 +194,7 @@ def _measured_set(
     }
     if settings.slices:
         part["slices"] = slices(test, decided, reference, settings.bootstrap_samples, settings.seed)
-        if (found := matrix(test, deciding, METRIC)) is not None:
+        if (found := matrix(test, deciding, DECIDING)) is not None:
             part["matrix"] = found
     return part
 

@@ -19,6 +19,7 @@ from bgetune.cli import main
 from bgetune.config import JobConfig
 from bgetune.config_io import load_job
 from bgetune.data import read_retrieval_set
+from bgetune.files import read_json
 from bgetune.run import LOCK_HELD, Run, open_run
 from bgetune.stages import Stage
 from data_prep.__main__ import main as data_prep
@@ -168,3 +169,12 @@ def fails(capsys: pytest.CaptureFixture[str], words: list[str], pattern: str, fo
     assert not [name for name in after if ".partial" in name or ".old" in name]
     assert all(after.get(name) == digest for name, digest in before.items())
     return error
+
+
+def mined_rows(job: Job) -> dict[str, dict[str, Any]]:
+    assert data_prep(["mine", *job.words]) == 0
+    return {row["query_id"]: row for row in jsonl(job.run.examples)}
+
+
+def stats_of(job: Job) -> dict[str, Any]:
+    return read_json(job.run.examples.parent / "stats.json")

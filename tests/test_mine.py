@@ -11,21 +11,11 @@ import pytest
 from bgetune.data import Texts, normalised, read_retrieval_set
 from bgetune.encode import encode
 from bgetune.encoder import Encoder
-from bgetune.files import read_json
 from data_prep.__main__ import main
 from tests import jobs
-from tests.jobs import Job, jsonl, only_error
+from tests.jobs import Job, jsonl, mined_rows, only_error, stats_of
 
 WIDE = {"max_share_of_positive": None, "rank_last": 60}
-
-
-def mined_rows(job: Job) -> dict[str, dict[str, Any]]:
-    assert main(["mine", *job.words]) == 0
-    return {row["query_id"]: row for row in jsonl(job.run.examples)}
-
-
-def stats_of(job: Job) -> dict[str, Any]:
-    return read_json(job.run.examples.parent / "stats.json")
 
 
 def scores_by_numpy(job: Job) -> tuple[list[str], list[str], np.ndarray]:

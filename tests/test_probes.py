@@ -26,7 +26,7 @@ from eval import probe_files, probes
 from eval.probe_files import PER_LABEL, ClassificationProbe, SimilarityProbe, read_probe
 from eval.probes import ProbeValues, compare_probes, measure_probe, spearman
 from tests import tiny
-from tests.test_search import load
+from tests.by_hand import load
 
 CONFIG = JobConfig(encode_precision="fp32")
 PAIRS = [

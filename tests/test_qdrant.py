@@ -18,38 +18,16 @@ from qdrant_client import models
 
 from bgetune.config import EvalConfig, HeadConfig, JobConfig, Similarity, TrainConfig
 from bgetune.data import Texts
-from bgetune.encoded import Encoded
 from bgetune.errors import UserError
 from bgetune.index import qdrant, qdrant_search, qdrant_write
-from bgetune.index.multi_vector import TokenMatrix
 from bgetune.index.qdrant import MEMORY, connected, point_id
 from bgetune.index.qdrant_search import search_collection
 from bgetune.index.qdrant_write import wait_until_indexed, write_collection
-from bgetune.index.sparse import SparseMatrix
 from bgetune.search import EncodedSet, as_results, ensemble_weights, rankings
+from tests.by_hand import random_vectors
 
 CANDIDATES = 8
 CONFIG = JobConfig(eval=EvalConfig(candidates=CANDIDATES), train=TrainConfig(dense=HeadConfig(ensemble_weight=0.7)))
-
-
-def encoded(rng: np.random.Generator, size: int, heads: tuple[str, ...]) -> Encoded:
-    """Random vectors; some texts have no sparse weight, some no token."""
-    ids = [np.flatnonzero(rng.random(30) < rng.choice([0.0, 0.3])) for _ in range(size)]
-    offsets = np.cumsum([0, *rng.integers(0, 4, size)])
-    return Encoded(
-        rng.standard_normal((size, 6)).astype(np.float32),
-        SparseMatrix(
-            np.cumsum([0, *map(len, ids)]),
-            np.concatenate([*ids, np.zeros(0)]).astype(np.int32),
-            rng.random(sum(map(len, ids))).astype(np.float32) + 0.01,
-            30,
-        )
-        if "sparse" in heads
-        else None,
-        TokenMatrix(rng.standard_normal((int(offsets[-1]), 4)).astype(np.float16), offsets)
-        if "multi_vector" in heads
-        else None,
-    )
 
 
 def texts(size: int, kind: str = "p") -> Texts:
@@ -59,7 +37,7 @@ def texts(size: int, kind: str = "p") -> Texts:
 def compare_all(seed: int, size: int, similarity: Similarity, heads: tuple[str, ...]) -> None:
     """Every retriever finds what exact search finds, with the same scores, in the same order."""
     rng = np.random.default_rng(seed)
-    both = EncodedSet(encoded(rng, size, heads), encoded(rng, 5, heads), similarity)
+    both = EncodedSet(random_vectors(rng, size, heads), random_vectors(rng, 5, heads), similarity)
     wanted = [*heads, "hybrid"] if len(heads) > 1 else list(heads)
     exact = rankings(both, CONFIG, wanted, "test", depth=size)  # no cut: ties at one might fall either way
     corpus = texts(size)
@@ -98,7 +76,7 @@ def test_doctests():
 def test_written_in_batches_kept_on_disk_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(qdrant_write, "_NUMBERS", 100)
     corpus = Texts([f"p{i}" for i in range(20)], [f"text {i}" for i in range(20)], [f"title {i}" for i in range(20)])
-    passages = encoded(np.random.default_rng(0), 20, ("dense", "sparse", "multi_vector"))
+    passages = random_vectors(np.random.default_rng(0), 20, ("dense", "sparse", "multi_vector"))
     with connected(str(tmp_path / "db"), "qdrant") as client:
         write_collection(client, "plain", corpus, passages, "cosine")
         write_collection(client, "full", corpus, passages, "cosine", with_texts=True)
@@ -116,7 +94,7 @@ def test_written_in_batches_kept_on_disk_and_read_again(tmp_path: Path, monkeypa
 
 
 def test_a_collection_that_exists_is_left_alone():
-    passages = encoded(np.random.default_rng(0), 3, ("dense",))
+    passages = random_vectors(np.random.default_rng(0), 3, ("dense",))
     with connected(MEMORY, "x") as client:
         write_collection(client, "mine", texts(3), passages, "cosine")
         with pytest.raises(UserError, match=r"^--qdrant: the collection 'mine' is there already; remove it"):
@@ -127,14 +105,14 @@ def test_a_collection_that_exists_is_left_alone():
 def test_another_number_of_points_is_told():
     twice = Texts(["a", "b", "a"], ["1", "2", "3"])
     with connected(MEMORY, "x") as client, pytest.raises(UserError, match="holds 2 points where 3 were written"):
-        write_collection(client, "x", twice, encoded(np.random.default_rng(0), 3, ("dense",)), "cosine")
+        write_collection(client, "x", twice, random_vectors(np.random.default_rng(0), 3, ("dense",)), "cosine")
 
 
 def test_an_empty_corpus_is_an_empty_collection():
     rng = np.random.default_rng(0)
     with connected(MEMORY, "x") as client:
-        write_collection(client, "x", texts(0), encoded(rng, 0, ("dense",)), "dot")
-        asked = search_collection(client, "x", encoded(rng, 2, ("dense",)), range(2), "dot", "dense", 10)
+        write_collection(client, "x", texts(0), random_vectors(rng, 0, ("dense",)), "dot")
+        asked = search_collection(client, "x", random_vectors(rng, 2, ("dense",)), range(2), "dot", "dense", 10)
         assert list(asked) == [{}, {}]
 
 
@@ -163,7 +141,7 @@ def test_a_folder_that_another_program_holds(tmp_path: Path):
 def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     with connected("~/db", "x") as client:
-        write_collection(client, "x", texts(3), encoded(np.random.default_rng(0), 3, ("dense",)), "cosine")
+        write_collection(client, "x", texts(3), random_vectors(np.random.default_rng(0), 3, ("dense",)), "cosine")
     assert (tmp_path / "db" / "collection" / "x").is_dir()
 
 

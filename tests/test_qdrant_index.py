@@ -21,8 +21,8 @@ from bgetune.index.qdrant_migrate import Done, Target, holds, migrate, tidy
 from bgetune.index.qdrant_versions import refuse_bad_name
 from bgetune.index.qdrant_write import Storage
 from bgetune.search import EncodedSet
+from tests.by_hand import random_vectors
 from tests.qdrant_server import CUT, LOST, Fault, QdrantServer, busy
-from tests.test_qdrant import encoded
 
 HEADS = ("dense", "sparse", "multi_vector")
 SIZE, BATCH = 40, 8
@@ -37,7 +37,7 @@ NAMES = [f"docs-{digest[:12]}" for digest in DIGESTS]
 
 def content(seed: int = 0, heads: tuple[str, ...] = HEADS) -> EncodedSet:
     rng = np.random.default_rng(seed)
-    return EncodedSet(encoded(rng, SIZE, heads), encoded(rng, len(QUESTIONS), heads), "cosine")
+    return EncodedSet(random_vectors(rng, SIZE, heads), random_vectors(rng, len(QUESTIONS), heads), "cosine")
 
 
 BOTH = content()

@@ -13,15 +13,11 @@ import pytest
 import torch
 
 from bgetune import search as search_module
-from bgetune.config import EvalConfig, Head, HeadConfig, JobConfig, ModelConfig, TrainConfig
-from bgetune.data import Texts, read_retrieval_set
+from bgetune.config import EvalConfig, Head, HeadConfig, TrainConfig
 from bgetune.encode import encode, encode_once
 from bgetune.encoded import Encoded, Writer
-from bgetune.encoder import Encoder
 from bgetune.fusion import reciprocal_rank
 from bgetune.index.exact import pair_scores
-from bgetune.index.multi_vector import TokenMatrix
-from bgetune.index.sparse import SparseMatrix
 from bgetune.metrics import Results
 from bgetune.representations import Representations
 from bgetune.search import (
@@ -35,41 +31,24 @@ from bgetune.search import (
     encode_set,
     rankings,
     retrievers_of,
-    search,
 )
 from tests import tiny
+from tests.by_hand import (
+    HEADS,
+    Domain,
+    by_hand,
+    dense_by_hand,
+    dicts,
+    domain_of,
+    encoded,
+    hybrid_by_hand,
+    load,
+    matrices,
+    rrf_by_hand,
+)
 from tests.tiny import shards_in
 
-HEADS: tuple[Head, ...] = ("dense", "sparse", "multi_vector")
 EVERYTHING = retrievers_of(HEADS)
-
-
-@dataclasses.dataclass(frozen=True)
-class Domain:
-    config: JobConfig
-    encoder: Encoder
-    corpus: Texts
-    queries: Texts
-
-    def with_config(self, **sections: Any) -> Domain:
-        return dataclasses.replace(self, config=dataclasses.replace(self.config, **sections))
-
-    def search(self, cache: Path, wanted: list[str], **options: Any) -> dict[str, Results]:
-        return search(self.encoder, self.queries, self.corpus, self.config, wanted, cache, "test", **options)
-
-
-def load(folder: Path, **options: Any) -> Encoder:
-    return Encoder.load(ModelConfig(name_or_path=str(folder), query_max_length=16, passage_max_length=32, **options))
-
-
-def domain_of(folder: Path, model_folder: Path) -> Domain:
-    encoder = load(model_folder)
-    config = JobConfig(encode_precision="fp32", eval=EvalConfig(candidates=100))
-    texts = read_retrieval_set(tiny.domain(folder))
-    queries = texts.queries_of("test")
-    # a query without a word of the vocabulary: sparse finds nothing for it
-    odd = Texts([*queries.ids, "odd"], [*queries.texts, "unheard"], [], queries.source, [*queries.lines, 99])
-    return Domain(config, encoder, texts.corpus, odd)
 
 
 @pytest.fixture(scope="module")
@@ -80,73 +59,6 @@ def m3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def domain(tmp_path_factory: pytest.TempPathFactory, m3: Path) -> Domain:
     return domain_of(tmp_path_factory.mktemp("domain"), m3)
-
-
-# -- brute force
-
-
-def encoded(domain: Domain) -> tuple[Encoded, Encoded]:
-    return tuple(  # type: ignore[return-value]
-        encode(domain.encoder, texts, role, domain.config, "test", HEADS)
-        for texts, role in ((domain.queries, "query"), (domain.corpus, "passage"))
-    )
-
-
-def dense_by_hand(queries: Encoded, passages: Encoded, similarity: str) -> np.ndarray:
-    q, p = queries.vectors.astype(np.float64), passages.vectors.astype(np.float64)
-    if similarity == "euclidean":
-        return np.array([[-np.sqrt(((a - b) ** 2).sum()) for b in p] for a in q])
-    product = q @ p.T
-    if similarity == "cosine":
-        product /= np.linalg.norm(q, axis=1)[:, None] * np.linalg.norm(p, axis=1)
-    return product
-
-
-def dicts(texts: SparseMatrix | None) -> list[dict[int, float]]:
-    assert texts is not None
-    ranges = [slice(*texts.indptr[i : i + 2]) for i in range(len(texts))]
-    return [dict(zip(texts.ids[at].tolist(), texts.weights[at].tolist(), strict=True)) for at in ranges]
-
-
-def matrices(texts: TokenMatrix | None) -> list[np.ndarray]:
-    assert texts is not None
-    return [texts.vectors[slice(*texts.offsets[i : i + 2])].astype(np.float64) for i in range(len(texts))]
-
-
-def sparse_by_hand(queries: Encoded, passages: Encoded) -> np.ndarray:
-    return np.array(
-        [[sum(w * p.get(token, 0.0) for token, w in q.items()) for p in dicts(passages.sparse)]
-         for q in dicts(queries.sparse)]
-    )  # fmt: skip
-
-
-def multi_by_hand(queries: Encoded, passages: Encoded) -> np.ndarray:
-    return np.array(
-        [[np.mean([max(a @ b for b in p) for a in q]) for p in matrices(passages.multi_vector)]
-         for q in matrices(queries.multi_vector)]
-    )  # fmt: skip
-
-
-def by_hand(domain: Domain, similarity: str = "cosine") -> dict[str, np.ndarray]:
-    queries, passages = encoded(domain)
-    return {
-        "dense": dense_by_hand(queries, passages, similarity),
-        "sparse": sparse_by_hand(queries, passages),
-        "multi_vector": multi_by_hand(queries, passages),
-    }
-
-
-def hybrid_by_hand(scores: Mapping[str, np.ndarray], train: TrainConfig) -> np.ndarray:
-    return sum(getattr(train, head).ensemble_weight * values for head, values in scores.items())
-
-
-def rrf_by_hand(scores: Mapping[str, np.ndarray]) -> np.ndarray:
-    """1 / (60 + rank), equal scores by row; sparse scores of 0 have no rank."""
-    total = 0.0
-    for head, values in scores.items():
-        ranks = np.argsort(np.lexsort((np.broadcast_to(np.arange(values.shape[1]), values.shape), -values), axis=1))
-        total = total + np.where((values == 0) & (head == "sparse"), 0.0, 1 / (61 + ranks))
-    return total
 
 
 def check(found: Results, expected: np.ndarray, domain: Domain, depth: int, found_none: bool = False) -> None:

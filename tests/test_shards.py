@@ -24,8 +24,8 @@ from bgetune.encode import EncodedShards, encode, encode_shards
 from bgetune.encoded import Encoded, RowPieces, Writer
 from bgetune.encoder import Encoder
 from tests import tiny
+from tests.by_hand import dicts, load, matrices
 from tests.jobs import hashes
-from tests.test_search import dicts, load, matrices
 
 CONFIG = JobConfig(encode_precision="fp32", encode_batch_tokens=64, encode_shard_texts=16)
 

@@ -32,10 +32,9 @@ from data_prep.mining.parts import Part, PartWork, cut_parts
 from data_prep.mining.signals import Signals, _of_part
 from data_prep.neardup import words_of
 from tests import jobs, tiny
-from tests.jobs import Job, jsonl, write_jsonl
-from tests.test_mine import mined_rows, stats_of
-from tests.test_search import Domain, by_hand, hybrid_by_hand, load
-from tests.test_teacher import write_reranker
+from tests.by_hand import Domain, by_hand, hybrid_by_hand, load
+from tests.jobs import Job, jsonl, mined_rows, stats_of, write_jsonl
+from tests.tiny_reranker import write_reranker
 from train.__main__ import main as train
 
 CLOSE = 1e-5

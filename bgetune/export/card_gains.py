@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bgetune.config import HEADS
+from bgetune.metrics import DECIDING
 
 _SIGNIFICANT = 0.05
-METRIC = "ndcg@10"
-"""What the verdicts are about."""
 
 
 def kept_base(report: dict[str, Any]) -> bool:
@@ -24,7 +23,7 @@ def lost_by_heads(report: dict[str, Any]) -> list[str]:
     lines = []
     for name, found in report["sets"].items():
         for head in (head for head in HEADS if head != found["decided_by"]):
-            gain = found["gains"].get(head, {}).get(ours, {}).get(METRIC)
+            gain = found["gains"].get(head, {}).get(ours, {}).get(DECIDING)
             if gain and gain["ci95"][1] < 0 and gain["p_holm"] < _SIGNIFICANT:
                 lines.append(f"{name}: the {head.replace('_', '-')} head by itself lost {-gain['abs']:.3f} nDCG@10")
     return lines
@@ -40,9 +39,9 @@ def gain_tables(report: dict[str, Any]) -> list[str]:
         for retriever, scores in found["retrievers"].items():
             decides = retriever == found["decided_by"] and len(found["retrievers"]) > 2
             before = scores.get(base, scores.get("any", {}))
-            cells = [f"**{retriever}**" if decides else retriever, _score(before.get(METRIC))]
-            if gain := found["gains"].get(retriever, {}).get(ours, {}).get(METRIC):
-                cells += [_score(scores[ours][METRIC]), *_compared(gain), p_value(gain["p_holm"])]
+            cells = [f"**{retriever}**" if decides else retriever, _score(before.get(DECIDING))]
+            if gain := found["gains"].get(retriever, {}).get(ours, {}).get(DECIDING):
+                cells += [_score(scores[ours][DECIDING]), *_compared(gain), p_value(gain["p_holm"])]
             else:
                 cells += ["", "", "", ""]
             rows.append(cells)

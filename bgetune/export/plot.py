@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from bgetune.config import HEADS
-from bgetune.export.card_gains import METRIC
 from bgetune.files import write_text
 from bgetune.html.style import TOKENS
 from bgetune.html.ticks import nice_step
+from bgetune.metrics import DECIDING
 
 PLOT_FILE = "gains.svg"
 
@@ -76,7 +76,7 @@ def _rows(report: Mapping[str, Any], found: Mapping[str, Any]) -> list[Row]:
     ours = list(report["systems"])[-1]
     rows = []
     for retriever, gains in found["gains"].items():
-        if gain := gains.get(ours, {}).get(METRIC):
+        if gain := gains.get(ours, {}).get(DECIDING):
             low, high = gain["ci95"]
             rows.append(Row(retriever, retriever == found["decided_by"], gain["abs"], low, high, gain["p_holm"]))
     return sorted(rows, key=lambda row: not row.decides)
