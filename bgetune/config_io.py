@@ -123,11 +123,12 @@ def _one_line(message: str, options: Iterable[str] = ()) -> str:
     if match := re.search(r"unrecognized arguments: (\S+)", message):
         if not match[1].startswith("-"):
             return f"unexpected word {match[1]!r}; options are written --section.key VALUE"
-        option = match[1].split("=")[0].lstrip("-")
+        typed = match[1].split("=")[0]
+        option = typed.lstrip("-")
         head = option.rpartition(".")[0]
         siblings = [key.rpartition(".")[2] for key in options if key.rpartition(".")[0] == head]
         hint = re.sub(r'"([\w.-]+)"', r'"--\1"', _nearest_key(option, siblings))
-        return f"unknown option --{option}{hint}"
+        return f"unknown option {typed}{hint}"
     flat = " ".join(message.split())
     union = r'[Kk]ey "([\w.]+)": Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*'
     if match := re.search(union + r"Given value: (.*)", flat):
@@ -206,7 +207,7 @@ def parse_job(
     finally:
         vars(parser).pop("print_config", None)  # asked for with a mistake beside it, the next parse would print
     values = {field.name: names[field.name] for field in dataclasses.fields(JobConfig)}
-    return check(JobConfig(**values), is_job), {name: names[name] for name in parser.own}
+    return check(JobConfig(**values), is_job), {name: names[name] for name in sorted(parser.own)}
 
 
 def _shipped(word: str) -> str:

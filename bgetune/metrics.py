@@ -20,7 +20,7 @@ Results = dict[str, dict[str, float]]
 """query id -> passage id -> score."""
 
 DECIDING = "ndcg@10"
-"""What checkpoints, merges and verdicts are decided by."""
+"""What checkpoints, merges and verdicts are decided by, of the retriever that dev is measured with."""
 METRICS = (DECIDING, "mrr@10", "recall@10", "recall@100", "map@100")
 """What is measured where nothing else is asked for."""
 

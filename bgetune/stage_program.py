@@ -54,6 +54,12 @@ def do_stage(
 
     Args:
         own: what `add_run_options` adds to the job's options, and `add_round_options` where the stage is in rounds.
+
+    Returns:
+        The exit code, 1 where a limit of the job is broken; None on the other ranks.
+
+    Raises:
+        UserError: another process works there, an input is missing, the configuration changed, or the stage's own.
     """
     number = _round(own.get("round"), stage, config)
     if rank() != 0:

@@ -7,7 +7,7 @@ from typing import Any
 from bgetune.config import JobConfig
 from bgetune.encoder import Encoder
 from bgetune.files import read_json
-from bgetune.metrics import means, per_query
+from bgetune.metrics import DECIDING, means, per_query
 from bgetune.run import Run
 from bgetune.search import search
 
@@ -49,7 +49,7 @@ def _on_test(config: JobConfig, run: Run, domain: EvalSet, deciding: str) -> flo
             encoder, domain.queries, domain.corpus, config, [deciding], run.best_vectors,
             f"round {run.round} {domain.name}", config.eval.index, config.eval.depth,
         )[deciding]  # fmt: skip
-    return means(per_query(domain.qrels, results))["ndcg@10"]
+    return means(per_query(domain.qrels, results))[DECIDING]
 
 
 def round_rows(rounds: list[dict[str, Any]]) -> list[list[str]]:

@@ -4,8 +4,9 @@
     python scripts/bench_step.py --only joint           one of them: joint, vocabulary, large, dense, skewed
 
 A step is: tokenized batch to gradients of all weights (no optimizer, which is the same everywhere). Each side is a
-process of its own, set up as its users have it: ours has glibc keep freed memory, as our trainer does, theirs do not,
-unless --keep_theirs. The sides take turns, step by step; the median of the ratios is printed. Memory is the peak of
+process of its own, set up as its users have it: ours has glibc keep freed memory where our trainer does, theirs do not,
+unless --keep_theirs; all of them wait for work as ours does (GOMP_SPINCOUNT), since idle sides would take the others'
+time. The sides take turns, step by step; the median of the ratios is printed. Memory is the peak of
 the side's process, and what of it came after the first step began. Weights: all-MiniLM-L6-v2, random heads alike.
 """
 
@@ -116,7 +117,9 @@ def ours(case: Case, precision: str) -> Step:
     )  # fmt: skip
 
     def step(i: int) -> None:
-        loss_and_gradients(learner, case.batches[i], settings, step=i, seed=i)
+        _, encoding, _ = loss_and_gradients(learner, case.batches[i], settings, step=i, seed=i)
+        if not encoding.cached:
+            keep_freed_memory()
 
     return step
 
@@ -216,6 +219,7 @@ class Side:
     """A tool's steps in a process of its own, one at a time as asked."""
 
     def __init__(self, args: argparse.Namespace, case: str, name: str) -> None:
+        self._name = name
         words = ["--data", str(args.data), "--steps", str(args.steps), "--dropout", str(args.dropout)]
         words += ["--serve", f"{case}:{name}", *(["--keep_theirs"] if args.keep_theirs else [])]
         self._process = subprocess.Popen(
@@ -226,11 +230,12 @@ class Side:
         """Seconds of step i; GB the process has needed so far, above what it had before its first, and in all."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{i}\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{i}\n")
+            self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit("a side's process ended; its error is above")
+            raise SystemExit(f"{self._name}: its process ended; the error is above")
         return json.loads(line)
 
     def end(self) -> None:
@@ -242,7 +247,7 @@ def _serve(args: argparse.Namespace) -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what the tools print is no answer
     tool, precision = name.split()
-    if tool == "ours" or args.keep_theirs:
+    if args.keep_theirs:
         keep_freed_memory()
     step = SIDES[tool](Case(args, case_name), precision)
     before = _status("VmRSS")

@@ -1,4 +1,4 @@
-"""Search without an index: every score by numpy, for the tests that hold a search against it."""
+"""A tiny domain, random vectors, and every score by numpy: what a search is held against."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bgetune.config import EvalConfig, Head, JobConfig, ModelConfig, TrainConfig
+from bgetune.config import HEADS, EvalConfig, JobConfig, ModelConfig, TrainConfig
 from bgetune.data import Texts, read_retrieval_set
 from bgetune.encode import encode
 from bgetune.encoded import Encoded
@@ -19,8 +19,6 @@ from bgetune.index.sparse import SparseMatrix
 from bgetune.metrics import Results
 from bgetune.search import search
 from tests import tiny
-
-HEADS: tuple[Head, ...] = ("dense", "sparse", "multi_vector")
 
 
 @dataclasses.dataclass(frozen=True)

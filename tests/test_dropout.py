@@ -98,7 +98,9 @@ def test_a_module_draws_quickly_only_while_it_is_open() -> None:
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_every_dropout_of_a_model_is_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: bool) -> None:
+def test_every_dropout_of_a_model_with_eager_attention_is_quick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: bool
+) -> None:
     encoder = Encoder.load(ModelConfig(name_or_path=str(tiny.m3(tmp_path / "m3", dropout=0.1))))
     encoder.use_attention("eager")
     set_up(encoder, TrainConfig(lora=LoraConfig(rank=2 if lora else 0, dropout=0.2)))

@@ -186,6 +186,7 @@ def test_in_training(tmp_path, capsys, name):
         (["data-prep", "mien"], r"unknown command 'mien'; did you mean \"mine\"\?"),
         (["train", "--config", "nowhere.yaml"], r"--config: nowhere\.yaml does not exist"),
         (["export", "--dry_run"], r"unknown option --dry_run; did you mean \"--dry-run\"\?"),
+        (["train", "-force"], r"unknown option -force; did you mean \"--force\"\?"),
         (["export", "--updat"], r"unknown option --updat; did you mean \"--update\"\?"),
         (["export", "--model.revison", "v1"], r"unknown option --model.revison; did you mean \"--model\.revision\"\?"),
         (["train", "--trane.epochs", "2"], r"unknown option --trane\.epochs; did you mean \"--train\.epochs\"\?"),

@@ -21,7 +21,7 @@ from bgetune.config import JobConfig
 from bgetune.config_io import load_job
 from bgetune.encoder import Encoder
 from bgetune.errors import UserError
-from bgetune.export import push, push_check, push_failures, push_hub, push_secret
+from bgetune.export import program, push, push_check, push_failures, push_hub, push_secret
 from bgetune.export.push import Destination
 from bgetune.files import write_json, write_text
 from bgetune.run import Run
@@ -35,7 +35,7 @@ _SECRET = "--push: its value (not repeated: it may be a secret) is no repository
 TITLE = "clinic: export of bgetune"
 
 
-@pytest.mark.parametrize("module", [config_export, push, push_failures, push_hub, push_secret])
+@pytest.mark.parametrize("module", [config_export, program, push, push_failures, push_hub, push_secret])
 def test_doctests(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
@@ -351,6 +351,12 @@ def test_no_names_of_repositories(config, name, says):
 def test_options_that_make_no_sense(config, options, says):
     with pytest.raises(UserError, match=re.escape(says)):
         push.destination(config, **{"repository": REPO, **options})
+
+
+def test_the_folder_may_stand_among_the_options(run, hub, capsys):
+    assert main(["export", "--push", REPO, "--dry-run", str(run.root), "--private"]) == 0
+    assert f"{REPO}, private: --dry-run, nothing is sent" in capsys.readouterr().out
+    assert not hub.addresses
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bgetune import search as search_module
-from bgetune.config import EvalConfig, Head, HeadConfig, TrainConfig
+from bgetune.config import HEADS, EvalConfig, Head, HeadConfig, TrainConfig
 from bgetune.encode import encode, encode_once
 from bgetune.encoded import Encoded, Writer
 from bgetune.fusion import reciprocal_rank
@@ -34,7 +34,6 @@ from bgetune.search import (
 )
 from tests import tiny
 from tests.by_hand import (
-    HEADS,
     Domain,
     by_hand,
     dense_by_hand,

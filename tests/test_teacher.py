@@ -15,9 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import (
-    BertForSequenceClassification,
-)
+from transformers import BertForSequenceClassification
 
 from bgetune import files
 from bgetune.config_data import TeacherConfig

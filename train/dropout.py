@@ -1,7 +1,8 @@
 """Dropout on a processor whose masks are drawn four at a time.
 
 torch draws a random number of 32 bits for each element, on one thread, and keeps the mask as floats: a fifth of a
-step. Sixteen bits decide as well, and the mask is kept as bytes.
+step (docs/log.md). Sixteen bits decide as well, and the mask is kept as bytes. Only what calls
+`torch.nn.functional.dropout` gains: modules, adapters and eager attention do, `scaled_dot_product_attention` does not.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _LEVELS = 1 << 16
 
 
 def quick_dropout(device: torch.device) -> contextlib.AbstractContextManager:
-    """While it is open, a model on a processor draws its masks quickly; elsewhere it changes nothing."""
+    """While it is open, a model on a processor draws its masks by `dropout`; on other devices nothing changes."""
     return QuickDropout() if device.type == "cpu" else contextlib.nullcontext()
 
 
@@ -41,8 +42,9 @@ class QuickDropout(TorchFunctionMode):
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero elements with probability p, rounded to 1 / 65,536, and scale the others to the same mean.
 
-    Drawn from a stream that torch's generator seeds, so that `torch.manual_seed` repeats it. `functional.dropout` does
-    the work on other devices, in place, and for a p that rounds to 0 or 1.
+    Drawn from a stream that torch's generator seeds, so that `torch.manual_seed` repeats it. What is dropped is 0, if
+    it was not finite too. `functional.dropout` does the work on other devices, in place, and for a p that rounds to 0
+    or 1.
     """
     dropped = round(p * _LEVELS)
     if not training or inplace or input.device.type != "cpu" or not 0 < dropped < _LEVELS:

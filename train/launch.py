@@ -175,7 +175,9 @@ def _refuse_overlong(data: TrainingSet, encoder: Encoder, run: Run) -> None:
 def keep_freed_memory() -> None:
     """Have glibc keep what is freed instead of giving it back to the system after every step.
 
-    A step on a processor frees and takes some gigabytes, and getting pages anew cost 18 % of its time.
+    A step on a processor frees and takes some gigabytes, and getting pages anew cost 18 % of its time. Not for steps
+    with gradient caching: what they free leaves holes that fit nothing else, up to half as much memory again, for
+    little time (docs/log.md).
     """
     if not sys.platform.startswith("linux"):
         return

@@ -33,8 +33,9 @@ def set_up(encoder: Encoder, config: TrainConfig) -> None:
     if config.lora.rank:
         encoder.backbone = _with_adapters(encoder.backbone, config.lora, config.seed)
     if config.gradient_checkpointing:
-        # what is computed again must draw the same masks
-        contexts = {"context_fn": lambda: (quick_dropout(encoder.device), quick_dropout(encoder.device))}
+        device = encoder.device
+        # what the backward pass computes again, where no context of ours is open, must draw the same masks
+        contexts = {"context_fn": lambda: (quick_dropout(device), quick_dropout(device))}
         encoder.backbone.gradient_checkpointing_enable({"use_reentrant": False, **contexts})
     if not any(parameter.requires_grad for parameter in encoder.parameters()):
         raise UserError("train.freeze: nothing is left to train; train a sparse or multi-vector head, or freeze less")

@@ -90,7 +90,7 @@ def loss_and_gradients(
     learner: Learner, batch: Batch, config: TrainConfig, step: int, seed: int
 ) -> tuple[dict[str, Tensor], StepEncoding, int]:
     """The step up to the optimizer: loss terms and health by name; the gradients are in the parameters."""
-    # now, not before they are needed: so the last step's are not in memory beside this one's graph
+    # here and not before the backward pass: the last step's gradients need not lie in memory beside this step's graph
     learner.optimizer.zero_grad(set_to_none=True)
     encoder = learner.encoder
     query_ids, _ = encoder.tokenize(batch.queries, "query")

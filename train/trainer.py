@@ -7,6 +7,7 @@ import logging
 import time
 
 from bgetune.config import JobConfig, TrainConfig
+from bgetune.metrics import DECIDING
 from bgetune.progress import progress as progress_bar
 from bgetune.run import Run
 
@@ -61,7 +62,6 @@ class Trainer:
         self._total = total_steps(len(data.examples), config.train)
         self._progress, self._log, self._pusher = progress, train_log, pusher
         self._alarm = Alarm()
-        keep_freed_memory()
 
     def run_to_end(self) -> None:
         """Train from wherever the newest checkpoint is to the last step, or until dev stops improving."""
@@ -98,6 +98,8 @@ class Trainer:
         # dropout depends on seed and step alone: a resumed run draws what an uninterrupted one draws
         seed = _step_seed(self._settings.seed, state.step)
         result = training_step(learner, batch, self._settings, state.step, seed)
+        if not result.cached:
+            keep_freed_memory()
         state.step += 1
         return result, rate
 
@@ -118,7 +120,7 @@ class Trainer:
         encoder.use_attention(self._learner.attention_of_dev)
         scores = self._dev.evaluate(encoder, state.step) if rank() == 0 else {}
         self._log.write(state.step, {f"dev/{name}": value for name, value in scores.items()})
-        score = from_main(scores.get("ndcg@10", 0.0))
+        score = from_main(scores.get(DECIDING, 0.0))
         better = state.best_score is None or score > state.best_score
         log.info("dev, step %d: %s nDCG@10 %.4f%s", state.step, self._dev.retriever, score, " (best)" if better else "")
         self._pusher.measured(state.step, score)

@@ -14,6 +14,7 @@ from bgetune.encoder import Encoder
 from bgetune.export.card_gains import kept_base, merged_share
 from bgetune.export.card_licence import is_hub_id
 from bgetune.export.card_measured import Measured
+from bgetune.metrics import DECIDING
 
 _HEAD_TAGS = {"dense": "dense", "sparse": "sparse", "multi_vector": "multi-vector"}
 _FORM_TAGS = {"sparse_encoder": ("sparse-encoder",), "multi_vector_encoder": ("late-interaction", "colbert")}
@@ -85,7 +86,7 @@ def _of_sets(config: JobConfig, report: dict[str, Any]) -> Iterator[dict[str, An
         metrics = []
         for retriever, scores in found["retrievers"].items():
             for metric, value in scores.get(ours, {}).items():
-                if metric == "ndcg@10" or retriever == found["decided_by"]:
+                if metric == DECIDING or retriever == found["decided_by"]:
                     metrics.append(_metric(metric, value, f"{_name(metric)} ({retriever})"))
         metrics.sort(key=lambda metric: not metric["name"].endswith(f"({found['decided_by']})"))
         dataset = {"type": name, "name": name, "split": "test"}

@@ -80,11 +80,14 @@ def _export(words: list[str]) -> int | None:
     return 0
 
 
+_FLAGS = ("--private", "--pr", "--dry-run")
+
+
 def _add_options(parser: jsonargparse.ArgumentParser) -> None:
     add_run_options(parser)
     parser.add_argument("--push", type=str)
     parser.add_argument("--revision", type=str)
-    for flag in ("--private", "--pr", "--dry-run"):
+    for flag in _FLAGS:
         parser.add_argument(flag, action="store_true")
 
 
@@ -94,9 +97,10 @@ def _stage(config: JobConfig, run: Run) -> None:
     export(config, run)
 
 
-def _job_words(rest: list[str]) -> list[str]:
-    """The stage's own words: RUN, where it stands first, is its configuration and its output."""
-    if not rest or rest[0].startswith("-"):
+def _job_words(words: list[str]) -> list[str]:
+    """RUN is its configuration and its output."""
+    rest = _run_first(words)
+    if rest[0].startswith("-"):
         return rest
     root = Path(rest[0]).expanduser()
     if any(word == "--config" or word.startswith("--config=") for word in rest):
@@ -104,3 +108,18 @@ def _job_words(rest: list[str]) -> list[str]:
     if not (root / "config.yaml").is_file():
         raise UserError(f"{root}: no job's folder, it holds no config.yaml; name one that `bgetune adapt` has made")
     return ["--config", str(root / "config.yaml"), "--output", str(root), *rest[1:]]
+
+
+def _run_first(words: list[str]) -> list[str]:
+    """RUN may stand among the options: every option but the flags takes the word after it.
+
+    >>> _run_first(["--private", "--push", "o/n", "runs/job", "--force"])
+    ['runs/job', '--private', '--push', 'o/n', '--force']
+    """
+    at = 0
+    while at < len(words):
+        word = words[at]
+        if not word.startswith("-"):
+            return [word, *words[:at], *words[at + 1 :]]
+        at += 1 if "=" in word or word in (*_FLAGS, "--force", "--update", "--print_config") else 2
+    return words
