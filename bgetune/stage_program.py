@@ -37,7 +37,6 @@ def run_stage(
     stage = stage_named(name)
 
     def program() -> int | None:
-        _end_with_parent()
         words = list(sys.argv[1:] if argv is None else argv)
         description = f"{stage.name}: {stage.what}."
         options = add_round_options if stage.in_rounds else add_run_options
@@ -61,6 +60,7 @@ def do_stage(
     Raises:
         UserError: another process works there, an input is missing, the configuration changed, or the stage's own.
     """
+    _end_with_parent()
     number = _round(own.get("round"), stage, config)
     if rank() != 0:
         # decides as rank 0 does: a manifest that holds stays as it is; and leaves the telling to it

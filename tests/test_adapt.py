@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ import pytest
 from bgetune.cli import main
 from bgetune.config import JobConfig
 from bgetune.files import read_json
+from bgetune.stage_program import PARENT_PIPE
 from bgetune.stages import STAGES
 from data_prep.__main__ import main as data_prep
 from tests import jobs, tiny, wheel
@@ -178,6 +181,16 @@ def test_killed_it_takes_its_stage_along(tmp_path):
         adapt.kill()
         adapt.stderr.read()  # ends when the stage, which has the same stream, has ended
     assert data_prep(["prepare", *job.words]) == 0  # the folder is free
+
+
+def test_export_ends_with_the_adapt_that_started_it(copy):
+    """It reads its words by itself, not by the main program of the other stages."""
+    ours, theirs = os.pipe()
+    os.close(theirs)  # as when `adapt` is killed
+    command = [sys.executable, "-m", "bgetune.cli", "export", *copy.words, "--force"]
+    ended = subprocess.run(command, env={**os.environ, PARENT_PIPE: str(ours)}, pass_fds=(ours,), check=False)
+    os.close(ours)
+    assert ended.returncode == -signal.SIGKILL
 
 
 def test_a_stage_ended_by_a_signal_is_said(copy, monkeypatch, capsys):
